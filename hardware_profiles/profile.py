@@ -1,0 +1,221 @@
+"""What a device can do: a frozen value, read from one TOML file.
+
+A profile is data. Adding a device is adding one file to ``hardware_profiles/data``; nothing
+here names a device.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from hardware_profiles.ops import OPS, OpShape
+
+PROFILE_VERSION = 1
+DATA = Path(__file__).parent / "data"
+_STRICT = ConfigDict(extra="forbid")
+
+
+class ProfileError(ValueError):
+    """A profile file or name is not usable; the message states the rule, value and remedy."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How fast one operator runs at one width on one core.
+
+    ``t = (C^4 + M^4)^(1/4) + overhead``: ``C`` is padded MACs (elements for operators without
+    weights) over ``giga_per_s``, ``M`` the bytes moved over the profile's bandwidth. The soft
+    maximum of compute and memory is from ``docs/latency.md``.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    op: str
+    bits: int
+    giga_per_s: float  # 1e9 MACs (or elements) per second on one core
+    overhead_us: float
+    tile_out: int = 1  # output channels are computed in multiples of this
+    tile_in: int = 1
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor. Caches in bytes; ``bandwidth_gb_s`` is 1e9 bytes per second to memory."""
+
+    __pydantic_config__ = _STRICT
+
+    isa: str
+    core: str
+    cores: int
+    ghz: float
+    bandwidth_gb_s: float
+    l1_bytes: int = 32768
+    l2_bytes: int = 0
+    l3_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How files are run there, and what the quantiser must produce for its kernels."""
+
+    __pydantic_config__ = _STRICT
+
+    threads: int = 1
+    activation_type: Literal["int8", "uint8"] = "int8"
+    weight_type: Literal["int8", "uint8"] = "int8"
+    reduce_range: bool = False
+    channel_multiple: Mapping[str, int] = field(default_factory=dict)  # by bits: {"8": 16}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Hard limits of the device in bytes; None where the device sets none that matters."""
+
+    __pydantic_config__ = _STRICT
+
+    memory_bytes: int | None = None
+    flash_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a figure of the profile comes from."""
+
+    __pydantic_config__ = _STRICT
+
+    what: str
+    where: str
+
+
+@dataclass(frozen=True)
+class HardwareProfile:
+    """A device as the search sees it; every figure has an entry in ``sources``."""
+
+    __pydantic_config__ = _STRICT
+
+    version: int
+    name: str
+    title: str
+    kind: Literal["cpu", "microcontroller"]
+    cpu: Cpu
+    kernels: tuple[Kernel, ...]
+    sources: tuple[Source, ...]
+    error_pct: float  # mean error of the analytic estimate on models held out of its fit
+    error_how: str  # one sentence: held out of what, how many, compared with what
+    aliases: tuple[str, ...] = ()
+    runtime: Runtime = Runtime()
+    limits: Limits = Limits()
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Widths for which convolutions have a kernel, widest first: (32, 8) on most CPUs."""
+        return tuple(sorted({k.bits for k in self.kernels if k.op == "conv"}, reverse=True))
+
+    def channel_multiple(self, bits: int) -> int:
+        """Channel counts worth having at this width are multiples of this."""
+        return self.runtime.channel_multiple.get(str(bits), 1)
+
+    def cost(self, op: str, shape: OpShape, bits: int) -> float:
+        """Estimated milliseconds of one operator at batch 1 on one core.
+
+        Args:
+            op: one of ``ops.OPS``.
+            shape: the operator's shape.
+            bits: width of weights and activations; falls back to the float kernel where the
+                target has none for this operator at this width, as the runtime does.
+
+        Raises:
+            ProfileError: the profile has no kernel at all for ``op``.
+        """
+        kernel = self._kernel(op, bits)
+        work: float
+        if op in ("conv", "depthwise", "linear"):
+            out_c = _pad(shape.out_channels, kernel.tile_out)
+            in_c = _pad(shape.in_channels // shape.groups, kernel.tile_in)
+            work = out_c * in_c * math.prod(shape.kernel) * math.prod(shape.out_size)
+            elements = shape.in_elements + shape.out_elements + shape.weights
+        else:
+            work = max(shape.in_elements, shape.out_elements)
+            elements = shape.in_elements + shape.out_elements
+        compute_ms = work / kernel.giga_per_s * 1e-6
+        memory_ms = elements * kernel.bits / 8 / self.cpu.bandwidth_gb_s * 1e-6
+        return float((compute_ms**4 + memory_ms**4) ** 0.25 + kernel.overhead_us * 1e-3)
+
+    def _kernel(self, op: str, bits: int) -> Kernel:
+        for width in (bits, 32):
+            for kernel in self.kernels:
+                if kernel.op == op and kernel.bits == width:
+                    return kernel
+        raise ProfileError(
+            f"every operator needs a kernel in the profile, but {self.name!r} has none for "
+            f"{op!r}; add a [[kernels]] entry (known operators: {', '.join(OPS)})"
+        )
+
+
+def _pad(count: int, tile: int) -> int:
+    return -(-count // tile) * tile
+
+
+def read_profile(path: Path) -> HardwareProfile:
+    """Reads and validates one TOML file.
+
+    Raises:
+        ProfileError: the file is missing, not TOML, of another version, or breaks the schema.
+    """
+    try:
+        raw = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ProfileError(f"a profile must be a readable file, but got {path}: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"a profile must be valid TOML, but {path} is not: {error}") from None
+    if raw.get("version") != PROFILE_VERSION:
+        raise ProfileError(
+            f"a profile's version must be {PROFILE_VERSION}, but {path.name} has "
+            f"{raw.get('version')!r}; write it anew from a shipped profile"
+        )
+    try:
+        return TypeAdapter(HardwareProfile).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ProfileError(f"{path.name}: {where}: {first['msg']}") from None
+
+
+@cache
+def shipped_profiles() -> Mapping[str, HardwareProfile]:
+    """All profiles of the package, by name; found by listing the folder."""
+    profiles = (read_profile(path) for path in sorted(DATA.glob("*.toml")))
+    return {profile.name: profile for profile in profiles}
+
+
+def load_profile(target: str) -> HardwareProfile:
+    """The profile that ``--target`` means: a name, an alias, ``host``, or a TOML file's path.
+
+    Raises:
+        ProfileError: nothing has that name; the message lists the known and the nearest one.
+    """
+    from hardware_profiles.host import detect_host
+
+    if target == "host":
+        return detect_host()
+    if target.endswith(".toml"):
+        return read_profile(Path(target))
+    known = shipped_profiles()
+    by_alias = {alias: p for p in known.values() for alias in (p.name, *p.aliases)}
+    if target in by_alias:
+        return by_alias[target]
+    near = difflib.get_close_matches(target, [*by_alias, "host"], n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ProfileError(
+        f"--target must name a known device, but got {target!r}; {hint}"
+        f"known: {', '.join(sorted([*known, 'host']))}, or the path of a profile's .toml file"
+    )
