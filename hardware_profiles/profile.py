@@ -97,6 +97,24 @@ class Source:
 
 
 @dataclass(frozen=True)
+class CountModel:
+    """Cycles per counted event: what turns emulated instruction counts into milliseconds.
+
+    ``cycles`` maps a feature of ``hardware_profiles.counts`` (an instruction class or a kind
+    of cache miss) to cycles per event on one core. Written by ``hardware_profiles fit``.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    qemu_cpu: str  # the emulated core whose counts these coefficients belong to
+    calibration_id: str  # changes when any coefficient does
+    error_pct: float  # mean error at one thread on model families held out of the fit
+    error_how: str
+    cycles: Mapping[str, float]
+    caveat: str = ""  # shown wherever a figure made with this is shown
+
+
+@dataclass(frozen=True)
 class HardwareProfile:
     """A device as the search sees it; every figure has an entry in ``sources``."""
 
@@ -114,6 +132,7 @@ class HardwareProfile:
     aliases: tuple[str, ...] = ()
     runtime: Runtime = Runtime()
     limits: Limits = Limits()
+    counts: CountModel | None = None
 
     @property
     def bits(self) -> tuple[int, ...]:
