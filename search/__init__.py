@@ -1,0 +1,1 @@
+"""What to try next, who runs it, what is kept, what is handed over."""

@@ -1,0 +1,74 @@
+"""How a search ended: all that the table, the report, the bundle and MLflow are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluators import Evaluation
+from hardware_profiles import HardwareProfile
+from search.proof import DropBound
+from search.task import DataSet, Metric
+from search.trial import Trial
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the person asked for. ``max_drop`` is an absolute difference of the metric."""
+
+    max_drop: float
+    confidence: float = 0.95
+    max_latency_ms: float | None = None
+    max_size_bytes: float | None = None
+    max_memory_bytes: float | None = None
+    require_proof: bool = False
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial after the test split was opened: its figures there, and its drop's bound.
+
+    ``test`` holds ``accuracy_test`` and the final latency figures; ``images_needed`` is the
+    number of test images that would be enough, where that is known and it is unproven.
+    """
+
+    trial: Trial
+    test: Evaluation
+    bound: DropBound
+    proven: bool
+    images_needed: int | None = None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished search. ``winner`` is None when nothing meets the limits (infeasible).
+
+    ``finalists`` are in the order in which they were tested. ``near_misses`` and ``blocking``
+    (one sentence a constraint: how far off, what relaxing it would buy) explain the rest.
+    ``baseline_test`` and ``simple_test`` are the test-split figures of trial 0 and of the
+    strongest simple baseline.
+    """
+
+    study: str
+    folder: Path
+    profile: HardwareProfile
+    limits: Limits
+    metric: Metric
+    data: DataSet
+    model_spec: str
+    trials: tuple[Trial, ...]
+    front: tuple[Trial, ...]
+    baseline: Trial
+    strongest_simple: Trial | None
+    winner: Finalist | None
+    finalists: tuple[Finalist, ...]
+    baseline_test: Evaluation
+    simple_test: Evaluation | None
+    near_misses: tuple[Trial, ...]
+    blocking: tuple[str, ...]
+    stopped_by: str
+    seconds: float
+    command: str  # the command line that reproduces this search
+    environment: Mapping[str, str]  # versions, processor, seed
+    tracking_uri: str | None = None

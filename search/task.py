@@ -1,0 +1,102 @@
+"""What is compressed: the person's model, their images, and how the two meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+PREPROCESS_VERSION = 1
+Metric = Literal["accuracy", "balanced_accuracy", "f1", "agreement"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From stored pixels to the network's input: ``(pixel / 255 - mean) / std`` per channel.
+
+    Images are stored at ``size`` (height, width) and with ``channels`` already, so that this is
+    all that training, evaluation and the bundle's ``verify.py`` have to do.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Network input, float32 (N, C, H, W), of pixels, uint8 (N, C, H, W)."""
+        shape = (1, self.channels, 1, 1)
+        mean = np.asarray(self.mean, np.float32).reshape(shape)
+        std = np.asarray(self.std, np.float32).reshape(shape)
+        scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+        return np.ascontiguousarray(scaled, dtype=np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """A versioned JSON object; ``from_json`` gives an equal value back."""
+        return {"version": PREPROCESS_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Preprocess:
+        """The value that ``to_json`` wrote.
+
+        Raises:
+            ValueError: another version.
+        """
+        if data.get("version") != PREPROCESS_VERSION:
+            raise ValueError(
+                f"a preprocessing's version must be {PREPROCESS_VERSION}, "
+                f"but got {data.get('version')!r}"
+            )
+        height, width = data["size"]
+        mean, std = tuple(data["mean"]), tuple(data["std"])
+        return cls((height, width), data["channels"], mean, std)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, uint8 (N, C, H, W), and their classes, int64 (N,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images in four disjoint splits (calibration is a part of train).
+
+    Training uses ``train``; quantization ranges and sensitivity ``calibration``; the search is
+    guided by ``validation``; ``test`` is only ever seen by the final proof.
+    """
+
+    name: str
+    train: Split
+    calibration: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    fingerprint: str  # SHA-256 over pixels, labels and preprocessing
+    notes: tuple[str, ...] = ()  # warnings for the person, such as a possible leak
+
+
+@dataclass(frozen=True)
+class Task:
+    """The job. ``build`` makes the untouched architecture with fresh weights, in eval mode.
+
+    ``weights`` is the trained state dict, or None where the project has to train the baseline
+    itself (the embedded default). ``model_spec`` is what the person wrote; ``fingerprint``
+    identifies architecture and weights.
+    """
+
+    model_spec: str
+    build: Callable[[], torch.nn.Module]
+    weights: Mapping[str, torch.Tensor] | None
+    data: DataSet
+    metric: Metric = "accuracy"
