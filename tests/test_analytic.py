@@ -1,0 +1,60 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluators.evaluator import EvaluationContext, Evaluator, discover
+from evaluators.graph import walk
+from evaluators.latency_analytic import EVALUATOR, estimate
+from hardware_profiles import HardwareProfile, load_profile
+from tests.models import quantized, small_network
+
+
+def context(profile: HardwareProfile, scratch: Path) -> EvaluationContext:
+    return EvaluationContext(
+        profile=profile,
+        images=np.zeros((1, 3, 16, 16), np.float32),
+        labels=np.zeros(1, np.int64),
+        scratch=scratch,
+    )
+
+
+def test_estimate_is_the_sum_of_the_profile_costs(tmp_path: Path) -> None:
+    profile = load_profile("raspberry-pi-4b")
+    file = small_network(tmp_path / "m.onnx")
+    measurement = estimate(file, profile)
+    costs = [profile.cost(op.op, op.shape, op.bits) for op in walk(file)]
+    assert measurement.value == pytest.approx(math.fsum(costs))
+    assert measurement.detail is not None
+    rows = measurement.detail["operators"]
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    assert [row["ms"] for row in rows] == pytest.approx(costs)
+
+
+def test_estimate_says_tier_profile_and_error(tmp_path: Path) -> None:
+    profile = load_profile("raspberry-pi-4b")
+    measurement = estimate(small_network(tmp_path / "m.onnx"), profile)
+    assert measurement.source == "estimated"
+    assert measurement.detail is not None
+    assert measurement.detail["tier"] == "analytic"
+    assert measurement.detail["profile"] == profile.name
+    assert measurement.detail["error_pct"] == profile.error_pct > 0
+    assert measurement.low is not None
+    assert measurement.high is not None
+    assert measurement.low < measurement.value < measurement.high
+
+
+def test_estimate_of_int8_charges_int8_kernels(tmp_path: Path) -> None:
+    file = quantized(small_network(tmp_path / "m.onnx"), tmp_path / "q.onnx")
+    detail = estimate(file, load_profile("raspberry-pi-5")).detail
+    assert detail is not None
+    assert {r["bits"] for r in detail["operators"] if r["op"] == "conv"} == {8}
+
+
+def test_evaluator_is_discovered_and_leaves_the_host_to_measurement(tmp_path: Path) -> None:
+    assert EVALUATOR in discover()
+    assert isinstance(EVALUATOR, Evaluator)
+    assert EVALUATOR.cheap
+    assert EVALUATOR.applies(context(load_profile("raspberry-pi-4b"), tmp_path))
+    assert not EVALUATOR.applies(context(load_profile("host"), tmp_path))
