@@ -1,0 +1,85 @@
+"""What a source of data hands over: images that are not resized yet, labels, given splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SplitName = Literal["train", "validation", "test"]
+Pixels = NDArray[np.uint8]
+
+
+class Images(Protocol):
+    """Images of one channel count, resized when asked for."""
+
+    @property
+    def channels(self) -> int:
+        """1 (gray) or 3 (red, green, blue)."""
+
+    @property
+    def sizes(self) -> frozenset[tuple[int, int]]:
+        """The different (height, width) among the images."""
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, size: tuple[int, int]) -> Pixels:
+        """All images, uint8 (N, C, height, width), resized bilinearly to ``size``.
+
+        Raises:
+            InputError: an image can't be decoded.
+        """
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """Images and their classes, int64 (N,); no labels where the source has none."""
+
+    images: Images
+    labels: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class RawData:
+    """What a source gives: splits of its own, or ``train`` alone, from which all are made."""
+
+    name: str
+    splits: Mapping[SplitName, RawSplit]
+    classes: tuple[str, ...]  # empty where the source has no labels
+    size: tuple[int, int] | None = None  # of the stored images, where the source prefers one
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images that are in memory already, uint8 (N, C, H, W)."""
+
+    array: Pixels
+
+    @property
+    def channels(self) -> int:
+        """1 (gray) or 3 (red, green, blue)."""
+        return int(self.array.shape[1])
+
+    @property
+    def sizes(self) -> frozenset[tuple[int, int]]:
+        """The one (height, width) of the array."""
+        return frozenset({(self.array.shape[2], self.array.shape[3])})
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def pixels(self, size: tuple[int, int]) -> Pixels:
+        """All images, uint8 (N, C, height, width), resized bilinearly to ``size``."""
+        if size == self.array.shape[2:]:
+            return self.array
+        result = np.empty((*self.array.shape[:2], *size), np.uint8)
+        for source, target in zip(self.array, result, strict=True):
+            for plane, resized in zip(source, target, strict=True):
+                image = Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR)
+                resized[:] = np.asarray(image)
+        return result

@@ -1,0 +1,37 @@
+"""What identifies data and a model: SHA-256 over everything that changes a result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+
+import torch
+
+from search.data.raw import SplitName
+from search.task import Preprocess, Split, Task
+
+
+def data_fingerprint(splits: Mapping[SplitName, Split], preprocess: Preprocess) -> str:
+    """64 hex digits over pixels, labels, which split they are in, and the preprocessing."""
+    digest = hashlib.sha256(json.dumps(preprocess.to_json(), sort_keys=True).encode())
+    for name in sorted(splits):
+        split = splits[name]
+        digest.update(json.dumps([name, split.images.shape]).encode())
+        digest.update(split.images.tobytes())
+        digest.update(split.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def model_fingerprint(task: Task, state_dict: Mapping[str, torch.Tensor]) -> str:
+    """64 hex digits over the architecture (each module's type and settings) and the weights."""
+    digest = hashlib.sha256()
+    for name, module in task.build().named_modules():
+        settings = re.sub(r" at 0x[0-9a-f]+", "", module.extra_repr())  # addresses change
+        digest.update(json.dumps([name, type(module).__qualname__, settings]).encode())
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
