@@ -1,0 +1,81 @@
+"""Knowledge distillation: the student learns from the untouched model's logits.
+
+Hinton, Vinyals, Dean 2015: cross-entropy with the labels, mixed with the divergence from the
+teacher's softened distribution, scaled by the squared temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn import functional
+
+from hardware_profiles import HardwareProfile
+from spaces.dimension import Dimension, ParamValue, Real
+from spaces.network import Network
+from spaces.technique import Hooks, LossInputs, Setting, Technique
+
+DEFAULT = {"temperature": 4.0, "weight": 0.7}
+
+
+class Distillation(Technique):
+    """Temperature, and the weight of the teacher's part of the loss (0: labels only)."""
+
+    name = "distillation"
+    order = 40
+
+    def dimensions(
+        self, network: Network, profile: HardwareProfile  # noqa: ARG002
+    ) -> tuple[Dimension, ...]:
+        """Temperature and weight."""
+        return (
+            Real("distillation/temperature", 1.0, 10.0, log=True),
+            Real("distillation/weight", 0.0, 1.0),
+        )
+
+    def decode(
+        self,
+        params: Mapping[str, ParamValue],
+        network: Network,  # noqa: ARG002
+        profile: HardwareProfile,  # noqa: ARG002
+    ) -> Setting:
+        """Rounded: differences below these make no other model worth training."""
+        setting = {
+            "temperature": round(float(params["distillation/temperature"]), 1),
+            "weight": round(float(params["distillation/weight"]), 2),
+        }
+        return {} if setting == DEFAULT else setting
+
+    def encode(
+        self,
+        setting: Setting,
+        network: Network,  # noqa: ARG002
+        profile: HardwareProfile,  # noqa: ARG002
+    ) -> dict[str, ParamValue]:
+        """The setting's own values."""
+        return {f"distillation/{k}": v for k, v in {**DEFAULT, **setting}.items()}
+
+    def bind(self, setting: Setting) -> Hooks:
+        """A loss over student, teacher and labels."""
+        values = {**DEFAULT, **setting}
+
+        def loss(batch: LossInputs) -> torch.Tensor:
+            return distillation_loss(batch, values["temperature"], values["weight"])
+
+        return Hooks(loss=loss)
+
+
+TECHNIQUE = Distillation()
+
+
+def distillation_loss(batch: LossInputs, temperature: float, weight: float) -> torch.Tensor:
+    """``(1 - weight) * CE(student, labels) + weight * T^2 * KL(teacher_T || student_T)``."""
+    hard = functional.cross_entropy(batch.student, batch.labels)
+    soft = functional.kl_div(
+        functional.log_softmax(batch.student / temperature, dim=1),
+        functional.log_softmax(batch.teacher / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return (1 - weight) * hard + weight * temperature**2 * soft

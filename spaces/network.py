@@ -1,0 +1,483 @@
+"""One traced look at a model: its layers, its pruning groups, its operators' shapes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hardware_profiles import OpShape
+from spaces.table import Row, ShapeTable, Width
+
+aten = torch.ops.aten
+_POOLS = {
+    aten.max_pool2d_with_indices.default,
+    aten.avg_pool2d.default,
+    aten.max_pool2d.default,
+}
+_GLOBAL = {aten.mean.dim, aten._adaptive_avg_pool2d.default}
+_BINARY = {aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor, aten.sub.Tensor}
+# Runtimes fuse these into the operator before, or they only move a view.
+_FREE = {
+    aten.relu.default,
+    aten.relu_.default,
+    aten.hardtanh.default,
+    aten.hardtanh_.default,
+    aten.native_batch_norm.default,
+    aten._native_batch_norm_legit_no_training.default,
+    aten.cudnn_batch_norm.default,
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.t.default,
+    aten.detach.default,
+    aten.alias.default,
+    aten.clone.default,
+    aten.expand.default,
+    aten.squeeze.dim,
+    aten.unsqueeze.default,
+    aten.empty.memory_format,
+    aten.dropout.default,
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that can only be removed together.
+
+    ``name`` is the earliest convolution or linear layer whose outputs are in the group;
+    ``step`` is the least number of channels that may go (above one for grouped convolutions).
+    """
+
+    name: str
+    channels: int
+    layers: tuple[str, ...]  # whose outputs shrink
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer, with its untouched shape."""
+
+    name: str
+    op: str
+    shape: OpShape
+
+
+@dataclass(frozen=True)
+class Network:
+    """What techniques need to know about a model; see ``trace``.
+
+    ``blocks`` are residual blocks whose removal keeps every shape. ``fixed`` says for each
+    group that can't be pruned why not.
+    """
+
+    input_shape: tuple[int, int, int]  # channels, height, width
+    outputs: int
+    layers: tuple[Layer, ...]
+    groups: tuple[Group, ...]
+    blocks: tuple[str, ...]
+    table: ShapeTable
+    fixed: Mapping[str, str]
+
+    def group(self, name: str) -> Group:
+        """The group called ``name``.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
+
+
+def example_input(model: nn.Module, input_shape: tuple[int, int, int]) -> torch.Tensor:
+    """A fixed random batch of one image for tracing, on the model's device."""
+    generator = torch.Generator().manual_seed(0)
+    device = next(model.parameters()).device
+    return torch.randn(1, *input_shape, generator=generator).to(device)
+
+
+def dependency_graph(model: nn.Module, input_shape: tuple[int, int, int]) -> Any:
+    """torch-pruning's dependency graph of a model in eval mode."""
+    model.eval()
+    graph = tp.DependencyGraph()
+    graph.build_dependency(model, example_inputs=example_input(model, input_shape), verbose=False)
+    return graph
+
+
+def full_groups(model: nn.Module, graph: Any) -> Iterator[tuple[str, Any]]:
+    """Every group of coupled channels with its name, all channels in it."""
+    names = {module: name for name, module in model.named_modules()}
+    order = {name: i for i, name in enumerate(names.values())}
+    for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
+        outs = [names[m] for m in output_layers(group) if m in names]
+        if outs:
+            root = min(outs, key=lambda name: order[name])
+            module = model.get_submodule(root)
+            handler = graph.get_pruner_of_module(module).prune_out_channels
+            yield root, graph.get_pruning_group(module, handler, list(range(_outputs(module))))
+
+
+def output_layers(group: Any) -> list[nn.Module]:
+    """Convolutions and linear layers whose output channels shrink with the group."""
+    found: dict[nn.Module, None] = {}
+    for dep, _ in group:
+        module = dep.target.module
+        if isinstance(module, nn.Conv2d | nn.Linear) and "out_channels" in dep.handler.__name__:
+            found[module] = None
+    return list(found)
+
+
+def trace(model: nn.Module, input_shape: tuple[int, int, int]) -> Network:
+    """Looks at ``model`` once, in eval mode.
+
+    Groups are kept when a copy of the model still runs, with outputs of the same shape, after
+    they were narrowed; the others are listed in ``fixed`` with the reason. A model that
+    torch-pruning can't trace has no groups and can still be quantized.
+    """
+    model = copy.deepcopy(model).eval()
+    groups, fixed = _prunable_groups(model, input_shape)
+    owner = {layer: group.name for group in groups for layer in group.layers}
+    recorder = _Recorder(model, owner)
+    with torch.no_grad(), recorder.hooked(), recorder:
+        output = model(example_input(model, input_shape))
+    layers = {row.layer: Layer(row.layer, row.op, row.shape) for row in recorder.rows if row.layer}
+    table = ShapeTable(tuple(recorder.rows), {g.name: g.channels for g in groups})
+    return Network(
+        input_shape=input_shape,
+        outputs=output.shape[1],
+        layers=tuple(layers.values()),
+        groups=groups,
+        blocks=_removable_blocks(model, input_shape),
+        table=table,
+        fixed=fixed,
+    )
+
+
+def narrow(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    removed: Mapping[str, list[int]],
+) -> None:
+    """Removes the given output channels of the named groups, in place.
+
+    Raises:
+        KeyError: a group is not in the model.
+    """
+    graph = dependency_graph(model, input_shape)
+    for name, indices in removed.items():
+        if not indices:
+            continue
+        module = model.get_submodule(name)
+        handler = graph.get_pruner_of_module(module).prune_out_channels
+        graph.get_pruning_group(module, handler, indices).prune()
+
+
+def _outputs(module: nn.Module) -> int:
+    return int(module.weight.shape[0])  # type: ignore[union-attr, index]
+
+
+def _prunable_groups(
+    model: nn.Module, input_shape: tuple[int, int, int]
+) -> tuple[tuple[Group, ...], dict[str, str]]:
+    try:
+        graph = dependency_graph(model, input_shape)
+        found = list(full_groups(model, graph))
+    except Exception as error:  # noqa: BLE001  torch-pruning raises whatever it stumbles over
+        return (), {"": f"torch-pruning can't trace this model ({type(error).__name__}: {error})"}
+    names = {module: name for name, module in model.named_modules()}
+    groups: dict[str, Group] = {}
+    for name, group in found:
+        layers = output_layers(group)
+        channels = _outputs(model.get_submodule(name))
+        step = max(
+            (m.groups for m in layers if isinstance(m, nn.Conv2d) and m.groups < m.in_channels),
+            default=1,
+        )
+        if channels > step:
+            groups[name] = Group(name, channels, tuple(names[m] for m in layers), step)
+    fixed: dict[str, str] = {}
+    with torch.no_grad():
+        shape = model(example_input(model, input_shape)).shape
+    _check(model, input_shape, shape, list(groups.values()), fixed)
+    ordered = sorted((g for g in groups.values() if g.name not in fixed), key=_position(names))
+    return tuple(ordered), fixed
+
+
+def _position(names: Mapping[nn.Module, str]) -> Any:
+    order = {name: i for i, name in enumerate(names.values())}
+    return lambda group: order[group.name]
+
+
+def _check(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    shape: torch.Size,
+    groups: list[Group],
+    fixed: dict[str, str],
+) -> None:
+    """Bisects ``groups`` for those that break the model, and notes them in ``fixed``."""
+    if not groups:
+        return
+    reason = _narrowed_breaks(model, input_shape, shape, groups)
+    if reason is None:
+        return
+    if len(groups) == 1:
+        fixed[groups[0].name] = reason
+        return
+    middle = len(groups) // 2
+    _check(model, input_shape, shape, groups[:middle], fixed)
+    _check(model, input_shape, shape, groups[middle:], fixed)
+
+
+def _narrowed_breaks(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    shape: torch.Size,
+    groups: list[Group],
+) -> str | None:
+    trial = copy.deepcopy(model)
+    planned = {g.name: g.channels - _least(g) for g in groups}
+    try:
+        narrow(trial, input_shape, {g.name: removable(g, _least(g)) for g in groups})
+        with torch.no_grad():
+            out = trial(example_input(trial, input_shape))
+    except Exception as error:  # noqa: BLE001  any failure means: this group stays as it is
+        return f"the model does not run when it is narrowed ({type(error).__name__})"
+    if out.shape != shape:
+        return "it carries the model's outputs"
+    for group in groups:
+        for layer in group.layers:
+            if _outputs(trial.get_submodule(layer)) != planned[group.name]:
+                return "its layers can't be narrowed alone"
+    return None
+
+
+def _least(group: Group) -> int:
+    return group.step
+
+
+def removable(group: Group, count: int) -> list[int]:
+    """The first ``count`` channels, spread evenly over the blocks of a grouped convolution."""
+    block = group.channels // group.step
+    each = count // group.step
+    return [b * block + i for b in range(group.step) for i in range(each)]
+
+
+def _removable_blocks(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """Modules with several layers inside whose output is their input plus something.
+
+    Found by zeroing: when every layer inside gives zeros, a residual block without projection
+    returns (an activation of) its input, so leaving it out keeps every shape.
+    """
+    candidates: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    handles = []
+
+    def remember(name: str) -> Any:
+        def hook(_module: nn.Module, args: Any, output: Any) -> None:
+            if (
+                len(args) == 1
+                and isinstance(args[0], torch.Tensor)
+                and isinstance(output, torch.Tensor)
+                and args[0].shape == output.shape
+            ):
+                candidates[name] = (args[0], output)
+
+        return hook
+
+    for name, module in model.named_modules():
+        inside = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        if name and len(inside) > 1:
+            handles.append(module.register_forward_hook(remember(name)))
+    with torch.no_grad():
+        model(example_input(model, input_shape))
+    for handle in handles:
+        handle.remove()
+    blocks: list[str] = []
+    for name, (seen, _) in candidates.items():
+        module = copy.deepcopy(model.get_submodule(name))
+        with torch.no_grad():
+            for inner in module.modules():
+                for parameter in inner.parameters(recurse=False):
+                    parameter.zero_()
+                for buffer_name, buffer in inner.named_buffers(recurse=False):
+                    if buffer_name == "running_mean":
+                        buffer.zero_()
+            probe = seen.abs() + 0.1
+            if torch.equal(module(probe), probe):
+                blocks.append(name)
+    # The innermost ones only: a stage of removable blocks is removed block by block.
+    return tuple(b for b in blocks if not any(o.startswith(b + ".") for o in blocks))
+
+
+class _Recorder(TorchDispatchMode):
+    """Records every operator of a forward pass with shapes and symbolic widths."""
+
+    def __init__(self, model: nn.Module, owner: Mapping[str, str]) -> None:
+        super().__init__()
+        self.rows: list[Row] = []
+        self._model = model
+        self._owner = owner
+        self._stack: list[str] = [""]
+        self._widths: dict[int, Width] = {}
+        self._alive: list[torch.Tensor] = []  # ids stay unique only while tensors live
+
+    @contextlib.contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Keeps the name of the module that runs."""
+        handles = []
+        for name, module in self._model.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter(name)))
+            handles.append(module.register_forward_hook(self._leave))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str) -> Any:
+        def hook(_module: nn.Module, _args: Any) -> None:
+            self._stack.append(name)
+
+        return hook
+
+    def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        self._stack.pop()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        result = out[0] if isinstance(out, tuple | list) and out else out
+        if isinstance(result, torch.Tensor):
+            inputs = [a for a in args if isinstance(a, torch.Tensor)]
+            if func is aten.cat.default:
+                inputs = list(args[0])
+            self._record(func, args, inputs, result)
+            for other in out if isinstance(out, tuple | list) else ():
+                if isinstance(other, torch.Tensor):
+                    self._alive.append(other)
+        return out
+
+    def _record(self, func: Any, args: Any, inputs: list[torch.Tensor], out: Any) -> None:
+        self._alive += [*inputs, out]
+        module = self._stack[-1]
+        if func is aten.convolution.default:
+            self._layer(args[0], args[1], out, module, stride=args[3], groups=args[8])
+        elif func in (aten.addmm.default, aten.mm.default):
+            source, weight = (args[1], args[2]) if func is aten.addmm.default else args[:2]
+            self._layer(source, weight.t(), out, module, stride=(1, 1), groups=1)
+        elif func is aten.cat.default:
+            self._concat(inputs, args, out, module)
+        elif inputs:
+            self._widths[id(out)] = self._through(inputs, out)
+            op = _op_of(func, inputs, out)
+            if op and out.dim() >= 2:
+                shape = OpShape(
+                    _channels(inputs[0]), _channels(out), _size(inputs[0]), _size(out)
+                )
+                if op == "pool":
+                    shape = OpShape(
+                        shape.in_channels,
+                        shape.out_channels,
+                        shape.in_size,
+                        shape.out_size,
+                        kernel=_pair(args[1]),
+                        stride=_pair(args[2] if len(args) > 2 and args[2] else args[1]),
+                    )
+                row = Row(op, None, module, shape, self._of(inputs[0]), self._of(out))
+                self.rows.append(row)
+
+    def _layer(
+        self, x: torch.Tensor, weight: torch.Tensor, out: Any, module: str, stride: Any, groups: int
+    ) -> None:
+        layer = module if isinstance(self._model.get_submodule(module), _LAYERS) else None
+        op = "linear" if weight.dim() == 2 else "conv"
+        in_channels = x.shape[-1] if op == "linear" else x.shape[1]
+        out_channels = out.shape[-1] if op == "linear" else out.shape[1]
+        if op == "conv" and groups == in_channels > 1:
+            op = "depthwise"
+        kernel = (1, 1) if op == "linear" else tuple(weight.shape[2:])
+        group = self._owner.get(layer or "")
+        own = Width(0, ((group, 1),)) if group else Width(out_channels)
+        if op == "depthwise":
+            own = self._of(x)
+        self._widths[id(out)] = own
+        tokens = (x.shape[0], 1) if op == "linear" and x.shape[0] > 1 else None
+        shape = OpShape(
+            in_channels,
+            out_channels,
+            tokens or _size(x),
+            tokens or _size(out),
+            (kernel[0], kernel[1]),
+            _pair(stride),
+            groups,
+        )
+        self.rows.append(Row(op, layer, module, shape, self._of(x), own))
+
+    def _concat(self, inputs: list[torch.Tensor], args: Any, out: Any, module: str) -> None:
+        axis = args[1] if len(args) > 1 else 0
+        if axis % out.dim() != 1:
+            self._widths[id(out)] = self._through(inputs, out)
+            return
+        width = Width()
+        for tensor in inputs:
+            width = width.plus(self._of(tensor))
+        self._widths[id(out)] = width
+        shape = OpShape(_channels(out), _channels(out), _size(out), _size(out))
+        self.rows.append(Row("concat", None, module, shape, width, width))
+
+    def _of(self, tensor: torch.Tensor) -> Width:
+        return self._widths.get(id(tensor)) or Width(_channels(tensor))
+
+    def _through(self, inputs: list[torch.Tensor], out: torch.Tensor) -> Width:
+        """Widths follow the first input whose channels divide the output's."""
+        for tensor in inputs:
+            width, before, after = self._of(tensor), _channels(tensor), _channels(out)
+            if not width.factors:
+                continue
+            if before == after:
+                return width
+            if before and after % before == 0 and tensor.numel() == out.numel():
+                return width.scaled(after // before)
+        return Width(_channels(out))
+
+
+_LAYERS = (nn.Conv2d, nn.Linear)
+
+
+def _op_of(func: Any, inputs: list[torch.Tensor], out: torch.Tensor) -> str | None:
+    if func in _POOLS:
+        return "pool"
+    if func in _GLOBAL:
+        return "global_pool"
+    if func in _BINARY and len(inputs) > 1 and out.dim() == 4:
+        return "add"
+    if func in _FREE or out.dim() != 4 or not out.is_floating_point():
+        return None
+    return "elementwise"
+
+
+def _channels(tensor: torch.Tensor) -> int:
+    return int(tensor.shape[1]) if tensor.dim() >= 2 else int(tensor.numel())
+
+
+def _size(tensor: torch.Tensor) -> tuple[int, int]:
+    return (int(tensor.shape[2]), int(tensor.shape[3])) if tensor.dim() == 4 else (1, 1)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if isinstance(value, int):
+        return (value, value)
+    items = list(value)
+    return (int(items[0]), int(items[-1]))

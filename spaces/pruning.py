@@ -1,0 +1,176 @@
+"""Structured pruning: how many channels each dependency group keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+from torch.nn import functional
+
+from hardware_profiles import HardwareProfile
+from spaces.dimension import Choice, Dimension, ParamValue, Real
+from spaces.network import Group, Network, dependency_graph, full_groups, narrow
+from spaces.table import ShapeTable
+from spaces.technique import Hooks, PrepareContext, Setting, Technique
+
+MAX_RATIO = 0.96875  # 2 of 64 channels stay
+CRITERIA = ("magnitude", "taylor", "bn_scale")
+
+
+class Pruning(Technique):
+    """One ``pruning_ratio`` (fraction of channels removed) for each group, and the criterion.
+
+    The setting holds *kept channels*, so that ratios which snap to the same width are one plan:
+    ``{"kept": {group: channels}, "importance": criterion}``.
+    """
+
+    name = "pruning"
+    order = 20
+
+    def dimensions(
+        self, network: Network, profile: HardwareProfile  # noqa: ARG002
+    ) -> tuple[Dimension, ...]:
+        """One ratio for each group, and the importance criterion."""
+        if not network.groups:
+            return ()
+        ratios = (Real(f"pruning/{g.name}", 0.0, MAX_RATIO) for g in network.groups)
+        return (*ratios, Choice("pruning/importance", CRITERIA))
+
+    def decode(
+        self, params: Mapping[str, ParamValue], network: Network, profile: HardwareProfile
+    ) -> Setting:
+        """Ratios become kept channels, snapped to the widths that are worth having."""
+        kept = {}
+        for group in network.groups:
+            wanted = group.channels * (1 - float(params[f"pruning/{group.name}"]))
+            channels = min(widths(group, profile), key=lambda w: (abs(w - wanted), w))
+            if channels < group.channels:
+                kept[group.name] = channels
+        return setting_of(kept, str(params["pruning/importance"])) if kept else {}
+
+    def encode(
+        self, setting: Setting, network: Network, profile: HardwareProfile  # noqa: ARG002
+    ) -> dict[str, ParamValue]:
+        """The exact ratios of the kept channels."""
+        if not network.groups:
+            return {}
+        kept = setting.get("kept", {})
+        params: dict[str, ParamValue] = {
+            f"pruning/{g.name}": min(1 - kept.get(g.name, g.channels) / g.channels, MAX_RATIO)
+            for g in network.groups
+        }
+        return params | {"pruning/importance": setting.get("importance", CRITERIA[0])}
+
+    def reshape(self, setting: Setting, table: ShapeTable) -> ShapeTable:
+        """Narrower groups."""
+        return table.with_kept(setting.get("kept", {}))
+
+    def bind(self, setting: Setting) -> Hooks:
+        """Removes the least important channels before training."""
+
+        def prepare(model: nn.Module, context: PrepareContext) -> None:
+            prune(model, setting, context)
+
+        return Hooks(prepare=prepare)
+
+
+TECHNIQUE = Pruning()
+
+
+def setting_of(kept: Mapping[str, int], importance: str = CRITERIA[0]) -> Setting:
+    """The canonical setting; the default criterion is left unsaid."""
+    setting: dict[str, Any] = {"kept": dict(kept)}
+    if importance != CRITERIA[0]:
+        setting["importance"] = importance
+    return setting
+
+
+def widths(group: Group, profile: HardwareProfile) -> tuple[int, ...]:
+    """Channel counts worth having for a group on a device, ascending; the last is untouched.
+
+    Multiples of the float kernels' tile where that is below the int8 kernels' tile, multiples
+    of the latter above it, and always multiples of what the group itself demands.
+    """
+    fine = math.lcm(profile.channel_multiple(32), group.step)
+    coarse = math.lcm(profile.channel_multiple(8) if 8 in profile.bits else fine, fine)
+    counts = {*range(fine, coarse, fine), *range(coarse, group.channels, coarse)}
+    least = math.ceil(group.channels * (1 - MAX_RATIO))
+    return (*sorted(c for c in counts if least <= c < group.channels), group.channels)
+
+
+def uniform(network: Network, profile: HardwareProfile, pruning_ratio: float) -> Setting:
+    """The setting that removes the same fraction of channels everywhere."""
+    kept = {}
+    for group in network.groups:
+        wanted = group.channels * (1 - pruning_ratio)
+        channels = min(widths(group, profile), key=lambda w: (abs(w - wanted), w))
+        if channels < group.channels:
+            kept[group.name] = channels
+    return setting_of(kept) if kept else {}
+
+
+def prune(model: nn.Module, setting: Setting, context: PrepareContext) -> None:
+    """Narrows the groups of ``model`` in place, least important channels first.
+
+    Raises:
+        ValueError: a group did not end with the planned number of channels.
+    """
+    kept = setting.get("kept", {})
+    if not kept:
+        return
+    scores = importance(model, setting.get("importance", CRITERIA[0]), context, tuple(kept))
+    removed = {}
+    for name, channels in kept.items():
+        group = context.network.group(name)
+        removed[name] = _least_important(scores[name], group, group.channels - channels)
+    narrow(model, context.network.input_shape, removed)
+    for name, channels in kept.items():
+        weight = model.get_submodule(name).weight
+        if not isinstance(weight, torch.Tensor) or weight.shape[0] != channels:
+            raise ValueError(
+                f"group {name!r} was to keep {channels} channels, but has {len(weight)}"  # type: ignore[arg-type]
+            )
+
+
+def importance(
+    model: nn.Module, criterion: str, context: PrepareContext, groups: tuple[str, ...]
+) -> dict[str, torch.Tensor]:
+    """Importance of every channel of the named groups, one value a channel.
+
+    Criteria are torch-pruning's: ``magnitude`` (group L2 norm), ``taylor`` (first-order Taylor
+    expansion of the loss on the calibration images: Molchanov et al. 2019), ``bn_scale``
+    (Liu et al. 2017; groups without batch norm fall back to magnitude).
+    """
+    measures = {
+        "magnitude": tp.importance.GroupMagnitudeImportance(p=2),
+        "taylor": tp.importance.GroupTaylorImportance(),
+        "bn_scale": tp.importance.BNScaleImportance(),
+    }
+    model.eval()
+    if criterion == "taylor":
+        model.zero_grad()
+        loss = functional.cross_entropy(model(context.images), context.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+    graph = dependency_graph(model, context.network.input_shape)
+    scores = {}
+    for name, group in full_groups(model, graph):
+        if name in groups:
+            score = measures[criterion](group)
+            if score is None:
+                score = measures["magnitude"](group)
+            scores[name] = score.detach().cpu()
+    model.zero_grad()
+    return scores
+
+
+def _least_important(scores: torch.Tensor, group: Group, count: int) -> list[int]:
+    """Indices to remove; the same number from each block of a grouped convolution."""
+    blocks = scores.reshape(group.step, -1)
+    each = count // group.step
+    order = torch.argsort(blocks, dim=1, stable=True)[:, :each]
+    offsets = torch.arange(group.step).unsqueeze(1) * blocks.shape[1]
+    return sorted(int(i) for i in (order + offsets).flatten())

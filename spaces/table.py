@@ -1,0 +1,111 @@
+"""The network as a table of operator shapes: what a plan costs, without building it.
+
+Widths are linear in the channels that pruning groups keep, so one traced forward pass serves
+every plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from hardware_profiles import HardwareProfile, OpShape
+
+CostFunction = Callable[[str, OpShape, int], float]
+
+
+@dataclass(frozen=True)
+class Width:
+    """A number of channels: ``fixed`` plus, for each group, ``factor`` per kept channel."""
+
+    fixed: int = 0
+    factors: tuple[tuple[str, int], ...] = ()
+
+    def at(self, kept: Mapping[str, int]) -> int:
+        """The number of channels when each group keeps ``kept[group]`` channels."""
+        return self.fixed + sum(factor * kept[group] for group, factor in self.factors)
+
+    def scaled(self, factor: int) -> Width:
+        """Each channel becomes ``factor`` channels, as when a map is flattened."""
+        factors = tuple((group, f * factor) for group, f in self.factors)
+        return Width(self.fixed * factor, factors)
+
+    def plus(self, other: Width) -> Width:
+        """The width of a concatenation."""
+        factors = dict(self.factors)
+        for group, factor in other.factors:
+            factors[group] = factors.get(group, 0) + factor
+        return Width(self.fixed + other.fixed, tuple(sorted(factors.items())))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator. ``layer`` is the module's name for convolutions and linear layers."""
+
+    op: str
+    layer: str | None
+    module: str  # the innermost module that ran it
+    shape: OpShape  # with the untouched widths
+    in_width: Width
+    out_width: Width
+    bits: int = 32
+
+    def shape_at(self, kept: Mapping[str, int]) -> OpShape:
+        """The operator's shape under a choice of widths."""
+        in_channels, out_channels = self.in_width.at(kept), self.out_width.at(kept)
+        groups = in_channels if self.op == "depthwise" else self.shape.groups
+        return replace(
+            self.shape, in_channels=in_channels, out_channels=out_channels, groups=groups
+        )
+
+
+@dataclass(frozen=True)
+class ShapeTable:
+    """Every operator of a network, under a (partial) choice of widths and bits."""
+
+    rows: tuple[Row, ...]
+    channels: Mapping[str, int]  # of every prunable group, untouched
+    kept: Mapping[str, int] = field(default_factory=dict)
+
+    def with_kept(self, kept: Mapping[str, int]) -> ShapeTable:
+        """The same network with some groups narrowed."""
+        return replace(self, kept={**self.kept, **kept})
+
+    def with_bits(self, bits: Mapping[str, int]) -> ShapeTable:
+        """The same network with other widths for some layers.
+
+        Operators between layers run at 8 bits where everything around them does; that is
+        decided by the quantizer and reflected by its technique, not here.
+        """
+        rows = (replace(r, bits=bits[r.layer]) if r.layer in bits else r for r in self.rows)
+        return replace(self, rows=tuple(rows))
+
+    def without(self, module: str) -> ShapeTable:
+        """The same network with one module left out (it becomes the identity)."""
+        inside = (module, module + ".")
+        rows = (r for r in self.rows if r.module != module and not r.module.startswith(inside[1]))
+        return replace(self, rows=tuple(rows))
+
+    def shapes(self) -> tuple[tuple[Row, OpShape], ...]:
+        """Every operator with its shape at the chosen widths."""
+        kept = {**self.channels, **self.kept}
+        return tuple((row, row.shape_at(kept)) for row in self.rows)
+
+    def latency_ms(self, profile: HardwareProfile) -> float:
+        """Analytic estimate on one core of the profile, milliseconds."""
+        return sum(profile.cost(row.op, shape, row.bits) for row, shape in self.shapes())
+
+    @property
+    def parameters(self) -> int:
+        """Weights of convolutions and linear layers; biases and norms are left out."""
+        return sum(shape.weights for row, shape in self.shapes() if row.layer)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of convolutions and linear layers for one image."""
+        return sum(shape.macs for row, shape in self.shapes() if row.layer)
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of the weights of convolutions and linear layers at their widths."""
+        return sum(shape.weights * row.bits / 8 for row, shape in self.shapes() if row.layer)
