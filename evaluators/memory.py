@@ -1,0 +1,55 @@
+"""Memory that a fresh process takes to load an exported file and run it once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evaluators.evaluator import EvaluationContext
+from evaluators.measurement import Measurement
+from hardware_profiles.device import HOST
+from hardware_profiles.session import AgentSession
+
+
+class Memory:
+    """``peak_memory_bytes``, and the part of it above what the runtime takes without a model.
+
+    The floor (Python, numpy and onnxruntime imported, no model) is the peak of the very same
+    process just before it loads the file.
+    """
+
+    name = "memory"
+    cheap = True
+
+    def applies(self, context: EvaluationContext) -> bool:
+        """On processors that run ONNX Runtime."""
+        return context.profile.kind == "cpu"
+
+    def evaluate(self, model: Path, context: EvaluationContext) -> tuple[Measurement, ...]:  # noqa: ARG002
+        """Runs the file once, at batch 1 with one thread, in a new process on this host.
+
+        Raises:
+            ModelError: the runtime cannot load or run the file.
+        """
+        with AgentSession(HOST) as agent:
+            floor = int(agent.ask("memory")["peak_bytes"])
+            with agent.opened(str(model), threads=1) as session:
+                agent.ask("time", session=session, warmup=0, min_runs=1, min_ms=0)
+                peak = int(agent.ask("memory")["peak_bytes"])
+            runtime = agent.about["onnxruntime"]
+        how = (
+            f"peak resident memory of a fresh process on this host that loads the file and runs "
+            f"it once; onnxruntime {runtime}, 1 thread"
+        )
+        return (
+            Measurement("peak_memory_bytes", peak, "bytes", "measured", how),
+            Measurement(
+                "peak_memory_above_floor_bytes",
+                peak - floor,
+                "bytes",
+                "measured",
+                f"{how}; less the {floor / 1e6:.0f} MB it takes before it loads the file",
+            ),
+        )
+
+
+EVALUATOR = Memory()

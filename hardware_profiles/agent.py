@@ -1,0 +1,318 @@
+"""Runs ONNX files on the machine it is started on and tells how long they take.
+
+This one file is what a device gets: it needs Python 3.8, onnxruntime and numpy, nothing else.
+It says hello, then answers one JSON object a line with one JSON object a line, and ends with
+its standard input, so that nothing stays behind when the other side is gone.
+
+    {"op": "open", "model": PATH, "threads": 1}    -> {"session": 1, "load_ms": ...}
+    {"op": "time", "session": 1, "warmup": 10, "min_runs": 50, "min_ms": 5000}
+                                                   -> {"times_ms": [...], "stride": 1, ...}
+    {"op": "close", "session": 1}                  -> {}
+    {"op": "classify", "session": 1, "images": PATH}  -> {"classes": [...]}  (PATH is a .npy)
+    {"op": "environment"}                          -> governor, frequency, temperature, ...
+    {"op": "memory"}                               -> {"peak_bytes": ...}
+    {"op": "find", "sha256": HEX}                  -> {"path": PATH or null}
+    {"op": "lock", "holder": TEXT}                 -> {"locked": true} or {"holder": TEXT}
+    {"op": "unlock"}                               -> {}
+
+Whatever goes wrong with a request is answered as {"error": TEXT}.
+"""
+
+from __future__ import annotations
+
+import os
+
+# One inference at a time: numpy's own pool of threads would only take memory.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import fcntl
+import gc
+import glob
+import hashlib
+import json
+import platform
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, Callable, TextIO  # noqa: UP035 (Python 3.8)
+
+import numpy as np
+import onnxruntime as ort
+
+VERSION = 1
+MAX_TIMES = 20000  # of one request; beyond, every second, third ... time is sent
+CACHE_BYTES = 512 * 2**20  # of models kept on the device
+IDLE_LOCK_S = 120.0  # a lock whose holder says nothing for so long is given up
+_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
+
+
+class Sessions:
+    """Open files by number."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, ort.InferenceSession] = {}
+        self._last = 0
+
+    def open(self, model: str, threads: int) -> dict[str, Any]:
+        """Loads a file as it ships: all optimizations, spinning as the runtime has it."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        start = time.perf_counter()
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        load_ms = (time.perf_counter() - start) * 1e3
+        self._last += 1
+        self._open[self._last] = session
+        return {"session": self._last, "load_ms": load_ms}
+
+    def close(self, session: int) -> dict[str, Any]:
+        """Forgets a session; its threads and memory go with it."""
+        del self._open[session]
+        return {}
+
+    def time(self, session: int, warmup: int, min_runs: int, min_ms: float) -> dict[str, Any]:
+        """Times single runs on one random image until both minima are reached."""
+        run, feed = self._open[session].run, self._random_feed(session)
+        for _ in range(warmup):
+            run(None, feed)
+        times: list[int] = []
+        clock = time.perf_counter_ns
+        collecting = gc.isenabled()
+        gc.disable()
+        end = clock() + int(min_ms * 1e6)
+        while True:
+            start = clock()
+            run(None, feed)
+            stop = clock()
+            times.append(stop - start)
+            if len(times) >= min_runs and stop >= end:
+                break
+        if collecting:
+            gc.enable()
+        stride = -(-len(times) // MAX_TIMES)
+        kept = [round(t * 1e-6, 5) for t in times[::stride]]
+        return {"times_ms": kept, "stride": stride, "runs": len(times)}
+
+    def classify(self, session: int, images: str) -> dict[str, Any]:
+        """Class of every image of a .npy file, one at a time as a device sees them."""
+        found = self._open[session]
+        name = found.get_inputs()[0].name
+        data = np.load(images, allow_pickle=False)
+        classes = [
+            int(np.argmax(found.run(None, {name: data[i : i + 1]})[0][0]))
+            for i in range(len(data))
+        ]
+        return {"classes": classes}
+
+    def _random_feed(self, session: int) -> dict[str, Any]:
+        feed = {}
+        for value in self._open[session].get_inputs():
+            shape = [1, *value.shape[1:]]
+            if not all(isinstance(size, int) for size in shape):
+                raise ValueError(
+                    f"only the batch may be dynamic, but input {value.name!r} has shape "
+                    f"{value.shape}; export with a fixed image size"
+                )
+            data = np.random.default_rng(0).standard_normal(shape)
+            if value.type != "tensor(float)":
+                data = np.clip(data * 32 + 64, 0, 127)
+            feed[value.name] = data.astype(_DTYPES[value.type])
+        return feed
+
+
+class Lock:
+    """One user of this device at a time; the kernel takes it from a process that dies."""
+
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has it."""
+        return self._file is not None
+
+    def lock(self, holder: str) -> dict[str, Any]:
+        """Takes it if it is free, and says who has it if not."""
+        if self._file is not None:
+            return {"locked": True}
+        name = f"compression-search-{os.getuid()}.device-lock"
+        file = open(os.path.join(tempfile.gettempdir(), name), "a+")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            other = file.read().strip()
+            file.close()
+            return {"locked": False, "holder": other}
+        file.truncate(0)
+        file.write(holder)
+        file.flush()
+        self._file = file
+        return {"locked": True}
+
+    def unlock(self) -> dict[str, Any]:
+        """Gives it back; nothing happens when it isn't held."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        return {}
+
+
+def find(sha256: str) -> dict[str, Any]:
+    """Where on this device the file with this content is; None where it isn't whole.
+
+    Files that were not asked for longest are deleted when all together are too many.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    files = sorted(glob.glob(os.path.join(folder, "*.bin")), key=os.path.getmtime, reverse=True)
+    room = CACHE_BYTES
+    wanted = os.path.join(folder, sha256 + ".bin")
+    for path in files:
+        room -= os.path.getsize(path)
+        if room < 0 and path not in (wanted, files[0]):
+            os.remove(path)
+    if not os.path.exists(wanted):
+        return {"path": None}
+    digest = hashlib.sha256()
+    with open(wanted, "rb") as file:
+        for chunk in iter(lambda: file.read(2**20), b""):
+            digest.update(chunk)
+    if digest.hexdigest() != sha256:
+        os.remove(wanted)
+        return {"path": None}
+    os.utime(wanted)
+    return {"path": wanted}
+
+
+def environment() -> dict[str, Any]:
+    """What may change how fast this machine is, where the machine tells; else None."""
+    frequencies = [
+        _read(path)
+        for path in sorted(glob.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    ]
+    zones = [_read(path) for path in glob.glob("/sys/class/thermal/thermal_zone*/temp")]
+    degrees = [int(text) / 1000 for text in zones if text and text.lstrip("-").isdigit()]
+    load = _read("/proc/loadavg")
+    return {
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "mhz": [int(text) / 1000 for text in frequencies if text and text.isdigit()] or None,
+        "temperature_c": max(degrees) if degrees else None,
+        "throttled": _throttled(),
+        "load_average": float(load.split()[0]) if load else None,
+        **_cpu_seconds(),
+    }
+
+
+def hello() -> dict[str, Any]:
+    """What doesn't change."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "agent": VERSION,
+        "onnxruntime": ort.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpu": _cpu(),
+        "cores": cores or 1,
+    }
+
+
+def peak_memory() -> dict[str, Any]:
+    """Largest resident memory of this process so far.
+
+    From the memory map's own high-water mark: getrusage's would include the process that
+    started this one, because it survives exec.
+    """
+    for line in (_read("/proc/self/status") or "").splitlines():
+        if line.startswith("VmHWM:"):
+            return {"peak_bytes": int(line.split()[1]) * 1024}
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_bytes": peak * (1 if sys.platform == "darwin" else 1024)}
+
+
+def _cpu_seconds() -> dict[str, Any]:
+    """Processor time since boot: all processes', stolen by the hypervisor, this process's."""
+    fields = (_read("/proc/stat") or "").split("\n", 1)[0].split()
+    own = time.process_time()
+    if len(fields) < 9:
+        return {"busy_s": None, "steal_s": None, "own_s": own}
+    tick = os.sysconf("SC_CLK_TCK")
+    user, nice, system, _, _, irq, softirq, steal = (int(f) / tick for f in fields[1:9])
+    busy = user + nice + system + irq + softirq
+    return {"busy_s": busy, "steal_s": steal, "own_s": own}
+
+
+def _throttled() -> str | None:
+    """The Raspberry Pi firmware's word on under-voltage and throttling."""
+    try:
+        done = subprocess.run(
+            ["vcgencmd", "get_throttled"], capture_output=True, timeout=5, text=True
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip().replace("throttled=", "") or None
+
+
+def _cpu() -> str:
+    text = _read("/proc/device-tree/model") or ""
+    if text:
+        return text.strip("\0")
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        if line.startswith(("model name", "Model", "CPU part")):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def serve() -> None:
+    """Answers requests until standard input ends."""
+    sessions, lock = Sessions(), Lock()
+    operations: dict[str, Callable[..., dict[str, Any]]] = {
+        "open": sessions.open,
+        "time": sessions.time,
+        "close": sessions.close,
+        "classify": sessions.classify,
+        "environment": environment,
+        "memory": peak_memory,
+        "find": find,
+        "lock": lock.lock,
+        "unlock": lock.unlock,
+    }
+    _say(hello())
+    while True:
+        if lock.held and not select.select([sys.stdin], [], [], IDLE_LOCK_S)[0]:
+            lock.unlock()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        try:
+            request = json.loads(line)
+            answer = operations[request.pop("op")](**request)
+        except Exception as error:  # the other side decides what an error means
+            answer = {"error": f"{type(error).__name__}: {_first_line(error)}"}
+        _say(answer)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve()
