@@ -1,0 +1,91 @@
+"""From a trained module to an ONNX file whose layers carry the modules' names."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import nn
+
+from spaces.network import example_input
+from spaces.qdq import layer_nodes
+
+INPUT, OUTPUT = "input", "logits"
+OPSET = 17
+
+
+def export_onnx(model: nn.Module, path: Path, input_shape: tuple[int, int, int]) -> None:
+    """Writes ``model`` in eval mode: input ``input`` (batch, C, H, W), output ``logits``.
+
+    Batch norms are folded and the batch axis is dynamic. Nodes of convolutions and linear
+    layers are named as their modules.
+
+    Raises:
+        ValueError: the file's layers are not the model's.
+    """
+    model = model.eval()
+    example = example_input(model, input_shape)
+    raw = path.with_suffix(".raw.onnx")
+    with warnings.catch_warnings():
+        # The graph-capturing exporter needs ten times as long for the same file.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (example,),
+            str(raw),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+        )
+    quant_pre_process(str(raw), str(path), skip_symbolic_shape=True)
+    raw.unlink()
+    exported = onnx.load(path)
+    _name_layers(exported, layer_calls(model, example))
+    onnx.save(exported, path)
+
+
+def layer_calls(model: nn.Module, example: torch.Tensor) -> list[tuple[str, int]]:
+    """(name, output channels) of every call of a convolution or linear layer, in order."""
+    calls: list[tuple[str, int]] = []
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            width = int(module.weight.shape[0])
+
+            def hook(*_: object, name: str = name, width: int = width) -> None:
+                calls.append((name, width))
+
+            handles.append(module.register_forward_hook(hook))
+    with torch.no_grad():
+        model(example)
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+def _name_layers(model: onnx.ModelProto, calls: list[tuple[str, int]]) -> None:
+    """Names the nodes of layers by the order in which the layers are called."""
+    nodes = layer_nodes(model)
+    widths = [_out_channels(model, node) for node in nodes]
+    if [width for _, width in calls] != widths:
+        raise ValueError(
+            f"the exported file must have the model's {len(calls)} layers in order, but it has "
+            f"{len(nodes)}; this architecture can't be mapped to its file"
+        )
+    seen: dict[str, int] = {}
+    for node, (name, _) in zip(nodes, calls, strict=True):
+        times = seen[name] = seen.get(name, 0) + 1
+        node.name = name if times == 1 else f"{name}:{times}"
+
+
+def _out_channels(model: onnx.ModelProto, node: onnx.NodeProto) -> int:
+    dims = next(t.dims for t in model.graph.initializer if t.name == node.input[1])
+    if node.op_type == "Conv":
+        return int(dims[0])
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    return int(dims[0] if transposed else dims[-1])
