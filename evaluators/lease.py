@@ -1,0 +1,159 @@
+"""One measurement at a time on this machine, and no training of ours beside it.
+
+A measurement holds the machine exclusively; trainers share it, batch by batch:
+
+    with lease.training():                       # around a training loop
+        for batch in loader:
+            lease.yield_to_measurements()        # waits while somebody measures
+            ...
+
+    with lease.measuring():                      # around a measurement
+        ...
+
+Both are ``flock`` locks on files, so the kernel takes them from a process that dies, however
+it dies. All processes of one user on one machine take part, whatever search they belong to.
+
+Two files keep trainers from starving the measurement. Who wants to measure takes ``gate``
+exclusively and then waits for ``floor``; a trainer lets go of ``floor`` between batches and
+has to pass ``gate`` to get it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+log = logging.getLogger(__name__)
+
+
+def lease_folder() -> Path:
+    """The folder of the lock files: of this machine and user, since locks are, too."""
+    folder = Path(tempfile.gettempdir()) / f"compression-search-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+class _LockFile:
+    """One open lock file. Forked children (data loaders) don't inherit the lock."""
+
+    _all: ClassVar[weakref.WeakSet[_LockFile]] = weakref.WeakSet()
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._all.add(self)
+
+    def lock(self, kind: int) -> None:
+        fcntl.flock(self.descriptor, kind)
+
+    def try_lock(self, kind: int) -> bool:
+        try:
+            fcntl.flock(self.descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._all.discard(self)
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """In a forked child: a copied descriptor would keep the lock when the parent dies."""
+        for file in list(cls._all):
+            file.close()
+
+
+os.register_at_fork(after_in_child=_LockFile.forget_all)
+
+
+class _Trainer(threading.local):
+    """The files that this thread's training holds, if it trains."""
+
+    gate: _LockFile | None = None
+    floor: _LockFile | None = None
+
+
+_trainer = _Trainer()
+
+
+@contextlib.contextmanager
+def training() -> Iterator[None]:
+    """This thread trains: measurements wait for the batch it is in, no longer."""
+    if _trainer.floor is not None:
+        raise RuntimeError("training() must not be nested in one thread; enter it once a loop")
+    folder = lease_folder()
+    _trainer.gate, _trainer.floor = _LockFile(folder / "gate"), _LockFile(folder / "floor")
+    try:
+        _enter_floor()
+        yield
+    finally:
+        for file in (_trainer.floor, _trainer.gate):
+            file.close()
+        _trainer.gate = _trainer.floor = None
+
+
+def yield_to_measurements() -> None:
+    """Between batches: waits while a measurement is under way or wants to begin (4 µs if not).
+
+    Raises:
+        RuntimeError: this thread is not in ``training()``.
+    """
+    if _trainer.floor is None:
+        raise RuntimeError("yield_to_measurements() must be called inside `with training():`")
+    _trainer.floor.lock(fcntl.LOCK_UN)
+    _enter_floor()
+
+
+def _enter_floor() -> None:
+    assert _trainer.gate is not None
+    assert _trainer.floor is not None
+    _trainer.gate.lock(fcntl.LOCK_SH)
+    _trainer.floor.lock(fcntl.LOCK_SH)
+    _trainer.gate.lock(fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def measuring(what: str = "a measurement") -> Iterator[None]:
+    """The machine for this measurement alone; says who has it when it has to wait.
+
+    May be entered inside ``training()`` of the same thread, whose share is given up meanwhile.
+    """
+    if _trainer.floor is not None:
+        _trainer.floor.lock(fcntl.LOCK_UN)
+    folder = lease_folder()
+    gate, floor = _LockFile(folder / "gate"), _LockFile(folder / "floor")
+    try:
+        _take(gate, "another measurement", what)
+        # The gate's content names its holder; trainers need no name, they leave within a batch.
+        os.ftruncate(gate.descriptor, 0)
+        os.pwrite(gate.descriptor, f"process {os.getpid()} ({_command()})".encode(), 0)
+        _take(floor, "the running training batches", what)
+        yield
+    finally:
+        floor.close()
+        gate.close()
+        if _trainer.floor is not None:
+            _enter_floor()
+
+
+def _take(file: _LockFile, whom: str, what: str) -> None:
+    if file.try_lock(fcntl.LOCK_EX):
+        return
+    holder = os.pread(file.descriptor, 1000, 0).decode(errors="replace")
+    log.info("%s waits for %s%s", what, whom, f" of {holder}" if holder else "")
+    file.lock(fcntl.LOCK_EX)
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
