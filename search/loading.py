@@ -6,23 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
+from search.data.assembling import assemble, check_source, check_splits
+from search.data.folder import load_splits
+from search.data.preprocessing import choose_preprocess, choose_size, read_preprocess
 from search.data.raw import Pixels, RawData, SplitName
-from search.data.splitting import (
-    CALIBRATION_IMAGES,
-    group_duplicates,
-    missing_shares,
-    split_indices,
-    stratified_part,
-)
+from search.data.splitting import CALIBRATION_IMAGES, stratified_part
 from search.errors import InputError
 from search.fingerprint import data_fingerprint
 from search.models.build import Build
+from search.models.fitting import fit
+from search.models.weights import read_weights
 from search.sources import find_source
 from search.task import DataSet, Metric, Preprocess, Split, Task
 
 DEFAULT_MODEL = "torchvision:resnet18"
 DEFAULT_DATA = "digits"
+PREDICTED_AT_ONCE = 64
 
 
 def load_task(
@@ -30,61 +32,120 @@ def load_task(
     weights: Path | None = None,
     data: str | None = None,
     *,
+    train: Path | None = None,
+    val: Path | None = None,
+    test: Path | None = None,
+    image_size: tuple[int, int] | None = None,
+    preprocess: Path | None = None,
     seed: int = 0,
     metric: Metric = "accuracy",
 ) -> Task:
     """The task that the names stand for; nothing named means ResNet18 on digits.
 
+    ``train``, ``val`` and ``test`` are folders, instead of ``data``; ``image_size`` is (height,
+    width) in pixels; ``preprocess`` a JSON file of size, mean and std. With the metric
+    ``agreement`` the labels are the given model's own predictions.
+
     Raises:
         InputError: what is named can't be found, doesn't fit together or breaks a rule.
     """
     spec = model or DEFAULT_MODEL
-    source, argument = find_source("search.models", spec, "a model")
-    source.check(argument)
-    if weights is not None:
-        raise InputError("weights are not read yet")
-    data_source, data_argument = find_source("search.data", data or DEFAULT_DATA, "data")
-    raw: RawData = data_source.load(data_argument)
-    assert raw.size is not None
-    splits = _split(raw, raw.size, seed)
-    preprocess = _normalization(splits["train"].images)
+    model_source, argument = find_source("search.models", spec, "a model")
+    model_source.check(argument)
+    given = None if weights is None else read_weights(weights)
+    if metric == "agreement" and given is None:
+        raise InputError(
+            "--metric agreement must have a trained model to agree with, but there are no "
+            "weights; add --weights FILE"
+        )
+    stated = None if preprocess is None else read_preprocess(preprocess)
+    raw = _load_data(data, train, val, test)
+    check_source(raw, metric)
+    declared = model_source.declared(argument)
+    found = {size for split in raw.splits.values() for size in split.images.sizes}
+    size = choose_size(stated, image_size, raw.size, found, declared)
+
+    classes = raw.classes
+    build = Build(spec, max(len(classes), 2), raw.splits["train"].images.channels, size)
+    build, fitted = fit(build, given, any_classes=metric == "agreement")
+    if len(classes) != build.classes:
+        classes = tuple(str(number) for number in range(build.classes))
+
+    splits, notes = assemble(raw, size, build.channels, seed)
+    chosen = choose_preprocess(
+        stated, None if fitted is None else declared, splits["train"].images
+    )
+    if metric == "agreement" and fitted is not None:
+        splits = {
+            name: Split(split.images, _predict(build, fitted, chosen, split.images))
+            for name, split in splits.items()
+        }
+    notes += check_splits(splits, classes, metric)
+    if fitted is not None:
+        notes += _notes_on_weights(raw, stated is None)
     part = stratified_part(splits["train"].labels, CALIBRATION_IMAGES, seed)
-    calibration = Split(splits["train"].images[part], splits["train"].labels[part])
     data_set = DataSet(
         name=raw.name,
         train=splits["train"],
-        calibration=calibration,
+        calibration=Split(splits["train"].images[part], splits["train"].labels[part]),
         validation=splits["validation"],
         test=splits["test"],
-        classes=raw.classes,
-        preprocess=preprocess,
-        fingerprint=data_fingerprint(splits, preprocess),
-        notes=raw.notes,
+        classes=classes,
+        preprocess=chosen,
+        fingerprint=data_fingerprint(splits, chosen),
+        notes=(*raw.notes, *notes),
     )
-    build = Build(spec, len(raw.classes), preprocess.channels, preprocess.size)
-    return Task(spec, build, None, data_set, metric)
+    return Task(spec, build, fitted, data_set, metric)
 
 
-def _split(raw: RawData, size: tuple[int, int], seed: int) -> dict[SplitName, Split]:
-    splits: dict[SplitName, Split] = {}
-    for name, given in raw.splits.items():
-        assert given.labels is not None
-        splits[name] = Split(given.images.pixels(size), given.labels)
-    shares = missing_shares(list(splits))
-    whole = splits["train"]
-    parts = split_indices(whole.labels, group_duplicates(whole.images), shares, seed)
-    divided: Mapping[SplitName, Split] = {
-        name: Split(whole.images[indices], whole.labels[indices])
-        for name, indices in parts.items()
-    }
-    return {**splits, **divided}
+def _load_data(
+    data: str | None, train: Path | None, val: Path | None, test: Path | None
+) -> RawData:
+    folders: dict[SplitName, Path | None] = {"train": train, "validation": val, "test": test}
+    named = {split: folder for split, folder in folders.items() if folder is not None}
+    if not named:
+        source, argument = find_source("search.data", data or DEFAULT_DATA, "data")
+        raw: RawData = source.load(argument)
+        return raw
+    if data is not None:
+        raise InputError(
+            f"data must come from --data or from --train, --val and --test, but got --data {data} "
+            f"and a folder; leave one out"
+        )
+    if "train" not in named:
+        raise InputError(
+            f"--val and --test must come with --train, but got only "
+            f"{', '.join(str(folder) for folder in named.values())}; add --train FOLDER"
+        )
+    return load_splits(named)
 
 
-def _normalization(train: Pixels) -> Preprocess:
-    """Mean and standard deviation of each channel of the training split, of pixels in 0..1."""
-    scaled = train.astype(np.float64) / 255
-    # Six decimals: more would only record in which order this machine sums.
-    mean = tuple(round(float(value), 6) for value in scaled.mean((0, 2, 3)))
-    std = tuple(round(max(float(value), 1 / 255), 6) for value in scaled.std((0, 2, 3)))
-    height, width = train.shape[2:]
-    return Preprocess((height, width), train.shape[1], mean, std)
+def _predict(
+    build: Build, weights: Mapping[str, torch.Tensor], preprocess: Preprocess, images: Pixels
+) -> NDArray[np.int64]:
+    """The class, int64 (N,), that the given model sees in each image."""
+    network = build()
+    network.load_state_dict(weights)
+    predictions = []
+    with torch.inference_mode():
+        for start in range(0, len(images), PREDICTED_AT_ONCE):
+            pixels = preprocess.apply(images[start : start + PREDICTED_AT_ONCE])
+            predictions.append(network(torch.from_numpy(pixels)).argmax(1).numpy())
+    return np.concatenate(predictions).astype(np.int64)
+
+
+def _notes_on_weights(raw: RawData, is_preprocess_assumed: bool) -> list[str]:
+    """What a person with weights of their own should know."""
+    notes = []
+    made = [name for name in ("validation", "test") if name not in raw.splits]
+    if made:
+        notes.append(
+            f"the weights may have been trained on images that are now in {' and '.join(made)}: "
+            f"name the folders of the training with --train, --val and --test"
+        )
+    if is_preprocess_assumed:
+        notes.append(
+            "mean and std of the weights' training are not in their file and were assumed: "
+            "if the baseline's accuracy is too low, state them with --preprocess FILE"
+        )
+    return notes

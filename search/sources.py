@@ -1,7 +1,8 @@
 """Finds the source of a model or of data by listing a package: no central list to keep.
 
-A source is a module with a ``PREFIX``; ``PREFIX:argument`` is what a person writes. The module
-whose prefix is empty takes the rest, ``package.module:function``.
+A source is a module with a ``PREFIX`` and a ``USAGE``; ``PREFIX:argument`` is what a person
+writes. The one whose prefix is empty takes ``package.module:function``. A source may have
+``suggests(spec) -> bool``: whether that is what a person meant who left the prefix out.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import ModuleType
 
 from search.errors import InputError
+from search.functions import module_exists
 
 
 @cache
-def list_sources(package: str) -> dict[str, ModuleType]:
+def list_sources(package: str) -> Mapping[str, ModuleType]:
     """The sources in a package, by prefix."""
     folder = importlib.import_module(package).__path__
-    names = [f"{package}.{module.name}" for module in pkgutil.iter_modules(folder)]
-    modules = [importlib.import_module(name) for name in sorted(names)]
+    names = sorted(f"{package}.{module.name}" for module in pkgutil.iter_modules(folder))
+    modules = [importlib.import_module(name) for name in names]
     return {module.PREFIX: module for module in modules if hasattr(module, "PREFIX")}
 
 
@@ -35,16 +37,25 @@ def find_source(package: str, spec: str, kind: str) -> tuple[ModuleType, str]:
     prefix, colon, argument = spec.partition(":")
     if prefix and prefix in sources:
         return sources[prefix], argument
-    usages = [source.USAGE for source in sources.values()]
-    known = ", ".join(sorted(usages))
     close = nearest(prefix, [name for name in sources if name])
-    if close or not colon or not all(part.isidentifier() for part in prefix.split(".")):
-        hint = f"; did you mean {close + colon + argument!r}?" if close else ""
-        raise InputError(f"{kind} must be one of {known}, but got {spec!r}{hint}")
-    return sources[""], spec
+    is_dotted = all(part.isidentifier() for part in prefix.split("."))
+    if colon and is_dotted and (not close or module_exists(prefix)):
+        return sources[""], spec
+    meant = close + colon + argument if close else _meant(sources, spec)
+    usages = ", ".join(sorted(source.USAGE for source in sources.values()))
+    remedy = f"did you mean {meant!r}?" if meant else "see --help"
+    raise InputError(f"{kind} must be one of {usages}, but got {spec!r}; {remedy}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is spelled most like ``name``, if any comes near."""
-    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
-    return close[0] if close else None
+    spellings = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.6)
+    return spellings[close[0]] if close else None
+
+
+def _meant(sources: Mapping[str, ModuleType], spec: str) -> str | None:
+    for prefix, source in sources.items():
+        if hasattr(source, "suggests") and source.suggests(spec):
+            return f"{prefix}:{spec}"
+    return None

@@ -12,6 +12,16 @@ from PIL import Image
 
 SplitName = Literal["train", "validation", "test"]
 Pixels = NDArray[np.uint8]
+# What folders, arrays and files of the splits are called.
+SPLIT_NAMES: Mapping[str, SplitName] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
 
 
 class Images(Protocol):

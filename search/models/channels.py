@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -13,26 +15,16 @@ def first_convolution(model: torch.nn.Module) -> tuple[str, torch.nn.Conv2d] | N
     return None
 
 
-def input_channels(model: torch.nn.Module) -> int | None:
-    """How many channels the network takes, or None where it has no convolution to tell."""
-    found = first_convolution(model)
-    return None if found is None else found[1].in_channels
-
-
 def set_input_channels(model: torch.nn.Module, channels: int) -> None:
     """Replaces the first convolution by a fresh one with ``channels`` inputs where they differ."""
     found = first_convolution(model)
     if found is None or found[1].in_channels == channels:
         return
     name, old = found
-    new = torch.nn.Conv2d(
-        channels,
-        old.out_channels,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
-        old.dilation,  # type: ignore[arg-type]
-        bias=old.bias is not None,
-        padding_mode=old.padding_mode,
-    )
+    settings: dict[str, Any] = {
+        name: getattr(old, name)
+        for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    }
+    bias = old.bias is not None
+    new = torch.nn.Conv2d(channels, old.out_channels, bias=bias, **settings)
     model.set_submodule(name, new)

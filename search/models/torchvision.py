@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torchvision import models
 
 from search.errors import InputError
 from search.models.channels import set_input_channels
+from search.models.declared import Declared
 from search.sources import nearest
 
 PREFIX = "torchvision"
 USAGE = "torchvision:NAME"
+
+
+def suggests(spec: str) -> bool:
+    """Whether that is the name of a classifier of torchvision."""
+    return spec in models.list_models(module=models)
 
 
 def check(argument: str) -> None:
@@ -29,13 +37,22 @@ def check(argument: str) -> None:
         )
 
 
+def declared(argument: str) -> Declared:
+    """The input of torchvision's own weights."""
+    preset = models.get_model_weights(argument).DEFAULT.transforms()
+    side = preset.crop_size[0]
+    return Declared((side, side), tuple(preset.mean), tuple(preset.std))
+
+
 def build(argument: str, classes: int, channels: int, size: tuple[int, int]) -> torch.nn.Module:
     """The named architecture with fresh weights, without auxiliary heads."""
-    settings: dict[str, object] = {"weights": None, "num_classes": classes}
+    settings: dict[str, Any] = {"weights": None, "num_classes": classes}
     if argument in ("googlenet", "inception_v3"):
         settings |= {"aux_logits": False, "init_weights": True}
     if argument.startswith("vit_"):
-        settings["image_size"] = size[0]
+        settings |= {"image_size": size[0]}
+    if argument.startswith("maxvit"):
+        settings |= {"input_size": size}
     model: torch.nn.Module = models.get_model(argument, **settings)
     set_input_channels(model, channels)
     return model

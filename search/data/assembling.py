@@ -1,0 +1,135 @@
+"""From a source's images to checked splits that never share an image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.data.raw import Pixels, RawData, SplitName
+from search.data.splitting import group_duplicates, missing_shares, split_indices
+from search.errors import InputError
+from search.task import Metric, Split
+
+SKEW = 3.0  # largest class over smallest, from which plain accuracy hides a class
+SHARE_OF_MEMORY = 0.5
+
+
+def check_source(raw: RawData, metric: Metric) -> None:
+    """Checks what must hold before images are decoded.
+
+    Raises:
+        InputError: splits differ in channels, or there are no labels or fewer than two classes.
+    """
+    channels = {name: split.images.channels for name, split in raw.splits.items()}
+    if len(set(channels.values())) > 1:
+        stated = ", ".join(f"{name} {count}" for name, count in channels.items())
+        raise InputError(
+            f"splits must have the same number of channels, but {raw.name!r} has {stated}; "
+            f"convert the images to gray or to color"
+        )
+    if metric == "agreement":
+        return
+    if any(split.labels is None for split in raw.splits.values()):
+        raise InputError(
+            f"images must have labels, but {raw.name!r} has none; sort them into one folder per "
+            f"class (or give `labels`), or use --metric agreement with --weights"
+        )
+    if len(raw.classes) < 2:
+        raise InputError(
+            f"there must be at least two classes, but {raw.name!r} has {len(raw.classes)} "
+            f"({', '.join(raw.classes)}); add the images of another class"
+        )
+
+
+def assemble(
+    raw: RawData, size: tuple[int, int], channels: int, seed: int
+) -> tuple[dict[SplitName, Split], list[str]]:
+    """The three splits at ``size``, gray repeated where the network takes 3 channels; and notes.
+
+    Splits that the source lacks are made from its ``train``. Images without labels get label 0.
+
+    Raises:
+        InputError: the images don't fit into memory, or one can't be decoded.
+    """
+    _check_memory(raw, size, channels)
+    given: dict[SplitName, Split] = {}
+    groups: dict[SplitName, NDArray[np.int64]] = {}
+    decoded = {name: split.images.pixels(size) for name, split in raw.splits.items()}
+    numbers = group_duplicates(np.concatenate(list(decoded.values())))
+    for name, pixels in decoded.items():
+        groups[name], numbers = numbers[: len(pixels)], numbers[len(pixels) :]
+        labels = raw.splits[name].labels
+        if labels is None:
+            labels = np.zeros(len(pixels), np.int64)
+        given[name] = Split(_repeat(pixels, channels), labels)
+    notes = _shared(groups)
+    whole = given["train"]
+    parts = split_indices(whole.labels, groups["train"], missing_shares(list(given)), seed)
+    made: Mapping[SplitName, Split] = {
+        name: Split(whole.images[indices], whole.labels[indices])
+        for name, indices in parts.items()
+    }
+    return {**given, **made}, notes
+
+
+def check_splits(
+    splits: Mapping[SplitName, Split], classes: tuple[str, ...], metric: Metric
+) -> list[str]:
+    """Notes on the splits, such as skewed classes.
+
+    Raises:
+        InputError: a split is empty or, with labels, has fewer images than there are classes or
+            the images of one class only.
+    """
+    for name, split in splits.items():
+        least = 1 if metric == "agreement" else len(classes)
+        if len(split) < least:
+            raise InputError(
+                f"each split must have at least as many images as classes, {least}, but {name} "
+                f"has {len(split)}; add images, or name folders with --train, --val and --test"
+            )
+        present = np.unique(split.labels)
+        if metric != "agreement" and len(present) < 2:
+            raise InputError(
+                f"each split must have images of at least two classes, but {name} has only "
+                f"{classes[present[0]]!r}; add images of the others"
+            )
+    counts = np.bincount(splits["train"].labels, minlength=len(classes))
+    if metric == "accuracy" and counts.max() > SKEW * counts.min():
+        return [
+            f"the classes are skewed ({counts.min()} to {counts.max()} training images): "
+            f"consider --metric balanced_accuracy or f1"
+        ]
+    return []
+
+
+def _repeat(pixels: Pixels, channels: int) -> Pixels:
+    return pixels if pixels.shape[1] == channels else np.repeat(pixels, channels, axis=1)
+
+
+def _shared(groups: Mapping[SplitName, NDArray[np.int64]]) -> list[str]:
+    """Notes on images of the source's own splits that are in its ``train`` as well."""
+    notes = []
+    for name, numbers in groups.items():
+        count = 0 if name == "train" else int(np.isin(numbers, groups["train"]).sum())
+        if count:
+            notes.append(
+                f"{count} of {len(numbers)} images of the {name} split are in the train split "
+                f"too, pixel by pixel: its accuracy is too high"
+            )
+    return notes
+
+
+def _check_memory(raw: RawData, size: tuple[int, int], channels: int) -> None:
+    count = sum(len(split.images) for split in raw.splits.values())
+    needed = 2 * count * channels * size[0] * size[1]  # as decoded, and once more in splits
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > SHARE_OF_MEMORY * there:
+        raise InputError(
+            f"images must fit into half of the memory, {there / 2e9:.1f} GB, but {count} images "
+            f"of {size[0]}x{size[1]} need {needed / 1e9:.1f} GB; give a smaller --image-size or "
+            f"fewer images"
+        )

@@ -1,0 +1,151 @@
+"""Images in files or in memory as PNG, JPEG and so on: headers are read first, pixels on demand.
+
+The orientation in a photo's EXIF is not applied, as torchvision's ImageFolder doesn't either.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from search.data.raw import Pixels
+from search.errors import InputError
+from search.functions import one_line
+
+GRAY = frozenset({"1", "L", "LA", "La", "I;16", "I;16L", "I;16B"})
+COLOR = frozenset({"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"})
+# Decoding and resizing leave Python's lock, so that threads use every core.
+THREADS = 2 * (os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One image, in a file or in memory, with the name that messages give it."""
+
+    name: str
+    content: Path | bytes
+
+    def open(self) -> AbstractContextManager[Image.Image]:
+        """The image, its pixels not decoded yet."""
+        if isinstance(self.content, bytes):
+            return Image.open(io.BytesIO(self.content))
+        return Image.open(self.content)
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Images of one channel count; gray or color is what the headers say."""
+
+    items: tuple[Encoded, ...]
+    channels: int
+    sizes: frozenset[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def pixels(self, size: tuple[int, int]) -> Pixels:
+        """All images, uint8 (N, C, height, width), resized bilinearly to ``size``.
+
+        Raises:
+            InputError: an image can't be decoded.
+        """
+        result = np.empty((len(self), self.channels, *size), np.uint8)
+
+        def decode(index: int) -> None:
+            with self.items[index].open() as image:
+                result[index] = to_pixels(image, self.channels, size)
+
+        run_each([item.name for item in self.items], decode)
+        return result
+
+
+def scan(items: Sequence[Encoded]) -> EncodedImages:
+    """Reads the headers.
+
+    Raises:
+        InputError: an image is unreadable, or some are gray and others color.
+    """
+    channels = np.zeros(len(items), np.int64)
+    sizes: set[tuple[int, int]] = set()
+
+    def read(index: int) -> None:
+        with items[index].open() as image:
+            channels[index] = channels_of_mode(image.mode)
+            sizes.add((image.height, image.width))
+
+    names = [item.name for item in items]
+    run_each(names, read)
+    return EncodedImages(
+        tuple(items), one_channel_count(names, channels.tolist()), frozenset(sizes)
+    )
+
+
+def one_channel_count(names: Sequence[str], channels: Sequence[int]) -> int:
+    """The number of channels that all images have.
+
+    Raises:
+        InputError: some are gray and others color.
+    """
+    if len(set(channels)) > 1:
+        gray, color = names[channels.index(1)], names[channels.index(3)]
+        raise InputError(
+            f"images must all be gray or all be color, but {gray!r} is gray and {color!r} is "
+            f"color ({channels.count(1)} and {channels.count(3)} images); convert them to one"
+        )
+    return channels[0]
+
+
+def run_each(names: Sequence[str], work: Callable[[int], None], threads: int = THREADS) -> None:
+    """Calls ``work`` with each index, in threads.
+
+    Raises:
+        InputError: an image is damaged; names the first.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(work, index) for index in range(len(names))]
+        for name, future in zip(names, futures, strict=True):
+            try:
+                future.result()
+            except Exception as error:  # damaged bytes make Pillow's readers raise anything
+                pool.shutdown(cancel_futures=True)
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(
+                    f"an image must be readable, but {name!r} is not "
+                    f"({one_line(error)[:120]}); replace or delete it"
+                ) from error
+
+
+def channels_of_mode(mode: str) -> int:
+    """1 for gray, 3 for color (an alpha channel is dropped).
+
+    Raises:
+        ValueError: another mode of Pillow's, such as 32-bit gray.
+    """
+    if mode in GRAY:
+        return 1
+    if mode in COLOR:
+        return 3
+    raise ValueError(f"its pixels are of mode {mode!r}; convert it to 8-bit gray or RGB")
+
+
+def to_pixels(image: Image.Image, channels: int, size: tuple[int, int]) -> Pixels:
+    """One image, uint8 (C, height, width); of 16-bit gray the upper 8 bits."""
+    mode = "L" if channels == 1 else "RGB"
+    height, width = size
+    image.draft(mode, (2 * width, 2 * height))  # JPEG only: skips detail that resizing drops
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    image = image.convert(mode)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    array = np.asarray(image)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)

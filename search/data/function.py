@@ -1,0 +1,55 @@
+"""A person's own data, ``package.module:function``.
+
+The function is called without arguments. It returns arrays by name or a pair of images and labels
+(see ``arrays.py``), a data set of (image, label), or a mapping of ``train``, ``val`` and ``test``
+to such data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from search.data.arrays import from_arrays
+from search.data.items import from_items
+from search.data.raw import SPLIT_NAMES, RawData
+from search.errors import InputError
+from search.functions import import_function, one_line
+
+PREFIX = ""
+USAGE = "package.module:function"
+SHAPES = "a mapping of arrays, a pair (images, labels) or a data set of (image, label)"
+
+
+def load(argument: str) -> RawData:
+    """What the function gives.
+
+    Raises:
+        InputError: no such function, it raises, or what it gives breaks a rule.
+    """
+    function = import_function(argument)
+    try:
+        given = function()
+    except Exception as error:  # a person's own code may raise anything
+        raise InputError(
+            f"a data function must work without arguments, but {argument!r} raised "
+            f"{one_line(error)}; correct it"
+        ) from error
+    name = argument.partition(":")[2]
+    origin = repr(argument)
+    if isinstance(given, Mapping) and given and all(map(_is_split_name, given)):
+        return from_items(name, {SPLIT_NAMES[key]: given[key] for key in given}, origin)
+    if isinstance(given, Mapping):
+        return from_arrays(name, given, origin)
+    if isinstance(given, tuple) and len(given) == 2:
+        return from_arrays(name, {"images": given[0], "labels": given[1]}, origin)
+    if hasattr(given, "__len__") and hasattr(given, "__getitem__") and not isinstance(given, str):
+        return from_items(name, {"train": given}, origin)
+    raise InputError(
+        f"a data function must return {SHAPES}, but {argument!r} returned a "
+        f"{type(given).__name__}; return one of these"
+    )
+
+
+def _is_split_name(key: Any) -> bool:
+    return isinstance(key, str) and key in SPLIT_NAMES
