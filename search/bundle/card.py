@@ -1,0 +1,155 @@
+"""``README.md`` of a bundle: what it is, what was shown, how to use it; a model card."""
+
+from __future__ import annotations
+
+import re
+
+from evaluators import Evaluation, Measurement
+from search.report import words
+from search.report.figures import figures_of, find, value
+from search.result import Finalist, SearchResult
+from search.trial import Trial
+
+
+def model_card(result: SearchResult, finalist: Finalist, golden_images: int) -> str:
+    """The card as Markdown; fields that only the owner can fill are marked so."""
+    data, bound = result.data, finalist.bound
+    latency = find(figures_of(finalist.trial, finalist.test), "latency_ms")
+    metric = result.metric.replace("_", " ")
+    size = "×".join(map(str, data.preprocess.size))
+    return f"""---
+# To be filled by the owner of the model and its data:
+license:
+license_name:
+license_link:
+# Filled by the search:
+library_name: onnx
+pipeline_tag: image-classification
+---
+
+# {_plain(result.model_spec)}, compressed for {_plain(result.profile.title)}
+
+An image classifier with {len(data.classes)} classes ({_classes(data.classes)}), as one ONNX file
+for ONNX Runtime. Input: float32, (batch, {data.preprocess.channels}, {size.replace("×", ", ")}),
+made from pixels as `preprocess.json` says. Output: one score a class.
+
+## Use
+
+    pip install onnxruntime numpy
+    python example.py
+    python verify.py
+
+`example.py` classifies one image. `verify.py` checks that no file changed, that the model gives
+its expected answers on the {golden_images} golden images, and prints the latency on the machine
+where it runs; its exit code is 0 when everything holds. `sha256sum -c manifest.sha256` checks the
+files alone.
+
+## What was shown
+
+{_claim(result, finalist)}
+
+| | {metric}, test | latency | its source | size |
+| --- | --- | --- | --- | --- |
+{_row("baseline, FP32", result.baseline, result.baseline_test, result)}
+{_simple_row(result)}{_row("this model", finalist.trial, finalist.test, result)}
+
+- **Drop.** {_capital(words.points(bound.drop))} of {metric} on {bound.images} test images that the
+  search never saw; at most {words.points(bound.bound)} with {words.percent(bound.confidence)}
+  confidence (one-sided, paired, {_plain(bound.method)}; {bound.lost} images lost, {bound.gained}
+  gained against the baseline). Asked: at most {words.points(result.limits.max_drop)}.
+- **Latency.** {_how(latency)}
+
+## Data
+
+`{_plain(data.name)}`, SHA-256 of pixels, labels and preprocessing `{data.fingerprint}`.
+Images: {len(data.train)} for training ({len(data.calibration)} of them for calibration),
+{len(data.validation)} for validation, {len(data.test)} for the test.
+{_notes(data.notes)}
+The test images were drawn like the training images: on images of another kind the accuracy is
+unknown. The golden set holds {golden_images} test images; mind their licence before you pass the
+bundle on.
+
+## To be filled by the owner
+
+- Licence of the model:
+- Licence of the data, the golden images included:
+- Intended use, and uses that it is not for:
+- Contact:
+
+## How it was made
+
+    {_plain(result.command)}
+
+{_environment(result)}
+
+`plan.json` is what was done to the model, `metrics.json` every figure with its source.
+"""
+
+
+def _claim(result: SearchResult, finalist: Finalist) -> str:
+    limit, bound = words.points(result.limits.max_drop), finalist.bound
+    if finalist.proven:
+        return f"The drop is **proven**: its bound is within the limit of {limit}."
+    enough = finalist.images_needed
+    hint = f" About {enough} test images would be enough." if enough else ""
+    return (
+        f"The drop is **unproven**: its bound, {words.points(bound.bound)}, is not within the "
+        f"limit of {limit} on {bound.images} test images.{hint}"
+    )
+
+
+def _row(title: str, trial: Trial, test: Evaluation | None, result: SearchResult) -> str:
+    figures = figures_of(trial, test)
+    latency = find(figures, "latency_ms")
+    cells = (
+        title,
+        words.percent(value(figures, f"{result.metric}_test", "accuracy_test")),
+        words.latency(latency.value if latency else None),
+        words.source(latency),
+        words.size(value(figures, "size_bytes")),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _simple_row(result: SearchResult) -> str:
+    trial = result.strongest_simple
+    if trial is None:
+        return ""
+    title = f"strongest simple baseline ({_plain(words.origin(trial.origin))})"
+    return _row(title, trial, result.simple_test, result) + "\n"
+
+
+def _how(latency: Measurement | None) -> str:
+    if latency is None:
+        return "Not evaluated."
+    spread = ""
+    if latency.low is not None and latency.high is not None:
+        spread = f" (between {words.latency(latency.low)} and {words.latency(latency.high)})"
+    return (
+        f"{words.latency(latency.value)}{spread} at batch 1, {latency.source}: "
+        f"{_plain(latency.how)}"
+    )
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    shown = ", ".join(_plain(name) for name in names[:10])
+    return shown + (", …" if len(names) > 10 else "")
+
+
+def _notes(notes: tuple[str, ...]) -> str:
+    return "".join(f"\n- {_plain(note)}\n" for note in notes)
+
+
+def _environment(result: SearchResult) -> str:
+    lines = (f"- {_plain(k)}: {_plain(v)}" for k, v in sorted(result.environment.items()))
+    return "\n".join(lines)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _plain(text: str) -> str:
+    """One line that Markdown and HTML read as plain text."""
+    flat = " ".join(text.split())
+    return re.sub(r"([\\`*_\[\]<>|&#])", r"\\\1", flat)

@@ -1,0 +1,47 @@
+"""``metrics.json``: baseline, strongest simple baseline and winner, figures with sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from evaluators import Evaluation
+from search.report.figures import figures_of
+from search.result import Finalist, SearchResult
+from search.trial import Trial
+
+METRICS_VERSION = 1
+
+
+def metrics_json(result: SearchResult, finalist: Finalist) -> dict[str, Any]:
+    """All figures that the bundle claims, and under which limits."""
+    simple = result.strongest_simple
+    return {
+        "version": METRICS_VERSION,
+        "study": result.study,
+        "target": result.profile.name,
+        "model": result.model_spec,
+        "data": {"name": result.data.name, "fingerprint": result.data.fingerprint},
+        "metric": result.metric,
+        "limits": asdict(result.limits),
+        "baseline": _figures(result.baseline, result.baseline_test),
+        "strongest_simple": _figures(simple, result.simple_test) if simple else None,
+        "winner": _figures(finalist.trial, finalist.test),
+        "drop": {
+            **asdict(finalist.bound),
+            "proven": finalist.proven,
+            "images_needed": finalist.images_needed,
+        },
+        "environment": dict(result.environment),
+        "command": result.command,
+    }
+
+
+def _figures(trial: Trial, test: Evaluation | None) -> Mapping[str, Any]:
+    return {
+        "plan_id": trial.plan.plan_id,
+        "trial": trial.number,
+        "origin": trial.origin,
+        **figures_of(trial, test).to_json(),
+    }

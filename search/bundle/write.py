@@ -1,0 +1,98 @@
+"""Writes ``best/``: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from search.bundle.card import model_card
+from search.bundle.golden import golden_split, outputs_of
+from search.bundle.manifest import write_manifest
+from search.bundle.metrics import metrics_json
+from search.report.figures import figures_of, find
+from search.result import Finalist, SearchResult
+from search.task import Split
+
+BUNDLE = "best"
+CHECKS_VERSION = 1
+MIN_AGREEMENT = 0.995  # int8 kernels of another architecture may round a borderline image
+_FILES = Path(__file__).parent / "files"
+
+
+def write_bundle(folder: Path, result: SearchResult, finalist: Finalist, model: Path) -> Path:
+    """Writes ``folder/best`` and returns it; a bundle that is there already is replaced.
+
+    The new bundle is written beside the old one and renamed, so that there is never half of
+    one under that name.
+
+    Args:
+        folder: the study's folder; made where it is missing.
+        result: the search, for the figures and their provenance.
+        finalist: what is handed over.
+        model: its exported ONNX file, (batch, C, H, W) -> (batch, classes).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{BUNDLE}-", dir=folder))
+    try:
+        staging.chmod(0o755)  # mkdtemp makes it private; a bundle is there to be copied
+        _fill(staging, result, finalist, model)
+        target, old = folder / BUNDLE, staging.with_name(staging.name + ".old")
+        if target.exists():
+            target.rename(old)
+        staging.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _fill(bundle: Path, result: SearchResult, finalist: Finalist, model: Path) -> None:
+    data, threads = result.data, result.profile.runtime.threads
+    shutil.copyfile(model, bundle / "model.onnx")
+    golden = golden_split(data.test)
+    outputs = outputs_of(bundle / "model.onnx", golden.images, data.preprocess, threads)
+    (bundle / "golden").mkdir()
+    for name, array in (
+        ("images", golden.images),
+        ("labels", golden.labels),
+        ("outputs", outputs),
+    ):
+        np.save(bundle / "golden" / f"{name}.npy", array, allow_pickle=False)
+    _write_json(bundle / "plan.json", finalist.trial.plan.to_json())
+    _write_json(bundle / "metrics.json", metrics_json(result, finalist))
+    _write_json(bundle / "preprocess.json", data.preprocess.to_json())
+    _write_json(bundle / "classes.json", list(data.classes))
+    accuracy = float((outputs.argmax(1) == golden.labels).mean())
+    _write_json(bundle / "checks.json", _checks(finalist, golden, accuracy, threads))
+    card = model_card(result, finalist, len(golden))
+    (bundle / "README.md").write_text(card, encoding="utf-8")
+    for name in ("verify.py", "example.py"):
+        shutil.copyfile(_FILES / name, bundle / name)
+    write_manifest(bundle)
+
+
+def _checks(finalist: Finalist, golden: Split, accuracy: float, threads: int) -> dict[str, Any]:
+    """What ``verify.py`` holds the model to; accuracy may fall by what agreement allows."""
+    latency = find(figures_of(finalist.trial, finalist.test), "latency_ms")
+    claim = latency and {"ms": latency.value, "source": latency.source, "how": latency.how}
+    return {
+        "version": CHECKS_VERSION,
+        "images": len(golden),
+        "min_agreement": MIN_AGREEMENT,
+        "accuracy": accuracy,
+        "min_accuracy": accuracy - (1 - MIN_AGREEMENT),
+        "threads": threads,
+        "onnxruntime": ort.__version__,
+        "latency": claim,
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
