@@ -1,0 +1,320 @@
+"""How a search ended, for the person at the terminal and, as JSON, for the next program."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from evaluators import Evaluation, Measurement
+from search.report import words
+from search.report.figures import figures_of, value
+from search.result import Finalist, SearchResult
+from search.task import Metric
+from search.trial import Trial
+
+NOTHING = "–"
+BUNDLE = "best"  # the winner's folder in the study's
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the models that are compared at the end, with all its figures.
+
+    ``validation`` and ``test`` are the search's metric on either split. ``figures`` holds the
+    rest; what was measured again at the end stands for what was measured during the search.
+    """
+
+    trial: Trial
+    figures: Evaluation
+    validation: Measurement | None
+    test: Measurement | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures by name; None where one was not evaluated."""
+        latency = self.figures.measurements.get("latency_ms")
+        return {
+            "plan_id": self.trial.plan.plan_id,
+            "trial": self.trial.number,
+            "accuracy_validation": _number(self.validation),
+            "accuracy_test": _number(self.test),
+            "latency_ms": _number(latency),
+            "latency_source": latency.source if latency else None,
+            "size_bytes": _whole(self.figures.measurements.get("size_bytes")),
+            "peak_memory_bytes": _whole(self.figures.measurements.get("peak_memory_bytes")),
+        }
+
+
+def contender(trial: Trial, metric: Metric, test: Evaluation | None = None) -> Contender:
+    """A trial with the figures that were taken once the test split was open."""
+    return Contender(
+        trial, figures_of(trial, test), on_validation(trial, metric), on_test(test, metric)
+    )
+
+
+def on_validation(trial: Trial, metric: Metric) -> Measurement | None:
+    """The search's metric on the validation split: the evaluators name it as the metric."""
+    return trial.evaluation.measurements.get(metric) if trial.evaluation else None
+
+
+def on_test(test: Evaluation | None, metric: Metric) -> Measurement | None:
+    """The search's metric on the test split."""
+    if test is None:
+        return None
+    return test.measurements.get(f"{metric}_test") or test.measurements.get(metric)
+
+
+def baseline_of(result: SearchResult) -> Contender:
+    """The untouched model."""
+    return contender(result.baseline, result.metric, result.baseline_test)
+
+
+def simple_of(result: SearchResult) -> Contender | None:
+    """The strongest simple baseline."""
+    trial = result.strongest_simple
+    return contender(trial, result.metric, result.simple_test) if trial else None
+
+
+def winner_of(result: SearchResult) -> Contender | None:
+    """The winner."""
+    winner = result.winner
+    return contender(winner.trial, result.metric, winner.test) if winner else None
+
+
+def speedup(reference: Contender, other: Contender) -> float | None:
+    """How many times faster ``other`` is than ``reference``; None where it was not evaluated.
+
+    From the ratios that were taken in runs beside the baseline's where there are any, else from
+    the two latencies.
+    """
+    before, after = _relative_latency(reference), _relative_latency(other)
+    if before is None or after is None:
+        before, after = value(reference.figures, "latency_ms"), value(other.figures, "latency_ms")
+    return before / after if before and after else None
+
+
+def to_json(result: SearchResult) -> dict[str, Any]:
+    """The object that ``--json`` prints; strict JSON, null for what was not evaluated.
+
+    ``accuracy_*`` hold the metric named by ``metric``; ``winner.path`` is the bundle's folder.
+    """
+    states = [trial.state for trial in result.trials]
+    simple, winner = simple_of(result), winner_of(result)
+    ending = None
+    if winner and result.winner:
+        ending = {
+            **winner.to_json(),
+            "drop": _finite(result.winner.bound.drop),
+            "drop_bound": _finite(result.winner.bound.bound),
+            "proven": result.winner.proven,
+            "images_needed": result.winner.images_needed,
+            "path": str(result.folder / BUNDLE),
+        }
+    front = [contender(trial, result.metric).to_json() for trial in result.front]
+    shown = ("plan_id", "accuracy_validation", "latency_ms", "size_bytes")
+    return {
+        "study": result.study,
+        "target": result.profile.name,
+        "metric": result.metric,
+        "seconds": round(result.seconds, 3),
+        "stopped_by": result.stopped_by,
+        "trials": {
+            "completed": states.count("complete"),
+            "rejected": states.count("rejected"),
+            "failed": states.count("failed"),
+        },
+        "baseline": baseline_of(result).to_json(),
+        "strongest_simple": simple.to_json() if simple else None,
+        "winner": ending,
+        "front": [{name: point[name] for name in shown} for point in front],
+        "blocking": list(result.blocking),
+    }
+
+
+def table(result: SearchResult) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the final comparison: one column per contender, one row per figure."""
+    baseline, simple, winner = baseline_of(result), simple_of(result), winner_of(result)
+    columns = [("baseline", baseline), ("strongest simple", simple), ("winner", winner)]
+    shown = [(title, c) for title, c in columns if c is not None]
+    metric = metric_title(result.metric)
+    rows = [
+        ["trial", *(f"{c.trial.number}: {words.origin(c.trial.origin)}" for _, c in shown)],
+        ["plan", *(c.trial.plan.plan_id for _, c in shown)],
+        [f"{metric}, validation", *(words.percent(_number(c.validation)) for _, c in shown)],
+        [f"{metric}, test", *(words.percent(_number(c.test)) for _, c in shown)],
+        ["drop on test", *_drop(result, len(shown), "drop")],
+        ["shown to be at most", *_drop(result, len(shown), "bound")],
+        ["latency", *(words.latency(value(c.figures, "latency_ms")) for _, c in shown)],
+        ["latency is", *(_source(c, "latency_ms") for _, c in shown)],
+        ["speed-up", *(_speedup_with_interval(baseline, c) for _, c in shown)],
+        ["size", *(words.size(value(c.figures, "size_bytes")) for _, c in shown)],
+        ["size ratio", *(_smaller(baseline, c) for _, c in shown)],
+        ["peak memory", *(words.size(value(c.figures, "peak_memory_bytes")) for _, c in shown)],
+        ["above runtime floor", *(_above_floor(c) for _, c in shown)],
+        ["multiply-accumulates", *(words.count(value(c.figures, "macs")) for _, c in shown)],
+    ]
+    told = [row for row in rows if set(row[1:]) - {words.UNKNOWN, NOTHING, ""}]
+    return ["", *(title for title, _ in shown)], told
+
+
+def closing(result: SearchResult) -> list[str]:
+    """The sentences that matter: what won and whether it is proved, or what stood in the way."""
+    if result.winner is None:
+        return ["No candidate meets the limits.", *result.blocking, *_closest(result)]
+    sentences = [_headline(result), _proof(result, result.winner)]
+    latency = figures_of(result.winner.trial, result.winner.test).measurements.get("latency_ms")
+    return [*sentences, f"Latency: {latency.how}."] if latency else sentences
+
+
+def stopped(result: SearchResult) -> str:
+    """Why and when the search ended."""
+    counts = to_json(result)["trials"]
+    told = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    return f"Ended by {result.stopped_by} after {words.duration(result.seconds)}: {told}."
+
+
+def commands(result: SearchResult) -> list[tuple[str, str]]:
+    """What to type next: (purpose, command)."""
+    told = []
+    if result.tracking_uri:
+        told.append(("review", review_command(result.tracking_uri)))
+    if result.winner:
+        verify = result.folder / BUNDLE / "verify.py"
+        told.append(("verify", f"python {shlex.quote(str(verify))}"))
+    return [*told, ("reproduce", result.command)]
+
+
+def review_command(tracking_uri: str) -> str:
+    """How to look at an MLflow store; a server is an address to open, without its password."""
+    parts = urlsplit(tracking_uri)
+    if parts.scheme in ("http", "https"):
+        host = parts.netloc.rpartition("@")[2]
+        return f"open {urlunsplit((parts.scheme, host, parts.path, '', ''))}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}"
+
+
+def summary(result: SearchResult, width: int = 100) -> str:
+    """The final table, the closing sentences and the next commands, as text."""
+    header, rows = table(result)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, title in enumerate(header):
+        grid.add_column(title, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    page = StringIO()
+    console = Console(file=page, width=width, color_system=None, markup=False, highlight=False)
+    console.print(grid)
+    for sentence in [*closing(result), stopped(result), *result.data.notes]:
+        console.print(sentence)
+    told = "\n".join(f"  {purpose:<10} {command}" for purpose, command in commands(result))
+    lines = [line.rstrip() for line in page.getvalue().splitlines()]
+    return "\n".join([*lines, "", told]) + "\n"  # a command is never broken into lines
+
+
+def metric_title(metric: Metric) -> str:
+    """``balanced accuracy``: the metric's name for people."""
+    return {"f1": "macro F1", "agreement": "agreement with the original"}.get(
+        metric, metric.replace("_", " ")
+    )
+
+
+def _headline(result: SearchResult) -> str:
+    baseline, simple, winner = baseline_of(result), simple_of(result), winner_of(result)
+    assert winner is not None
+    name = f"trial {winner.trial.number} ({words.origin(winner.trial.origin)})"
+    if winner.trial.number == baseline.trial.number:
+        return (
+            "The untouched model is delivered: no compressed one that meets the limits is faster."
+        )
+    gain = (
+        f"The winner, {name}, is {words.ratio(speedup(baseline, winner))} as fast as the baseline"
+    )
+    if simple is None:
+        return f"{gain}; no simple baseline meets the limits."
+    if simple.trial.number == winner.trial.number:
+        return f"{gain}; it is itself the strongest simple baseline."
+    times = words.ratio(speedup(simple, winner))
+    return f"{gain} and {times} as fast as the strongest simple one."
+
+
+def _proof(result: SearchResult, winner: Finalist) -> str:
+    bound, metric = winner.bound, metric_title(result.metric)
+    seen = (
+        f"on {bound.images:,} test images its {metric} drops by {words.points(bound.drop)}, "
+        f"with {words.percent(bound.confidence)} confidence by at most {words.points(bound.bound)}"
+    )
+    limit = f"the limit is {words.points(result.limits.max_drop)}"
+    if winner.proven:
+        return f"Proved: {seen} ({limit})."
+    if winner.images_needed is None:
+        enough = "more images alone would not show it: the drop itself is too near the limit"
+    else:
+        enough = f"about {winner.images_needed:,} test images like these would be enough"
+    return f"Unproven: {seen} ({limit}); {enough}."
+
+
+def _closest(result: SearchResult) -> list[str]:
+    told = []
+    for trial in result.near_misses:
+        point = contender(trial, result.metric)
+        told.append(
+            f"Close: trial {trial.number} ({words.origin(trial.origin)}), "
+            f"{words.percent(_number(point.validation))} {metric_title(result.metric)} on "
+            f"validation, {words.latency(value(point.figures, 'latency_ms'))}, "
+            f"{words.size(value(point.figures, 'size_bytes'))}."
+        )
+    return told
+
+
+def _drop(result: SearchResult, columns: int, name: str) -> list[str]:
+    """The winner's column is the last; nobody else's drop was put to the test."""
+    if result.winner is None:
+        return [NOTHING] * columns
+    return [*[NOTHING] * (columns - 1), words.points(getattr(result.winner.bound, name))]
+
+
+def _source(point: Contender, name: str) -> str:
+    return words.source(point.figures.measurements.get(name))
+
+
+def _relative_latency(point: Contender) -> float | None:
+    if point.trial.origin == "baseline:fp32":
+        return 1.0
+    return value(point.figures, "latency_ratio")
+
+
+def _speedup_with_interval(baseline: Contender, other: Contender) -> str:
+    told = words.ratio(speedup(baseline, other))
+    ratio = other.figures.measurements.get("latency_ratio")
+    if other.trial.number == baseline.trial.number or not (ratio and ratio.low and ratio.high):
+        return told
+    return f"{told} ({words.ratio(1 / ratio.high)} to {words.ratio(1 / ratio.low)})"
+
+
+def _smaller(baseline: Contender, other: Contender) -> str:
+    before, after = value(baseline.figures, "size_bytes"), value(other.figures, "size_bytes")
+    return words.ratio(before / after if before and after else None)
+
+
+def _above_floor(point: Contender) -> str:
+    return words.size(value(point.figures, "peak_memory_above_floor_bytes"))
+
+
+def _number(measurement: Measurement | None) -> float | None:
+    return _finite(measurement.value) if measurement else None
+
+
+def _whole(measurement: Measurement | None) -> int | None:
+    number = _number(measurement)
+    return None if number is None else round(number)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

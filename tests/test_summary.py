@@ -1,0 +1,185 @@
+"""What is said at the end: the same figures in the table, the sentences and the JSON."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evaluators import Evaluation, Measurement
+from search.summary import (
+    baseline_of,
+    contender,
+    review_command,
+    simple_of,
+    speedup,
+    summary,
+    table,
+    to_json,
+    winner_of,
+)
+from tests.samples import sample_result
+
+FOLDER = Path("runs/solar cells")
+FIGURES = {
+    "plan_id",
+    "accuracy_validation",
+    "accuracy_test",
+    "latency_ms",
+    "latency_source",
+    "size_bytes",
+    "peak_memory_bytes",
+}
+
+
+def plain(text):
+    return text.replace("\u00a0", " ")
+
+
+def with_figures(trial, *figures):
+    return replace(trial, evaluation=trial.evaluation.merged(Evaluation.of(figures)))
+
+
+def latency(ms, name="latency_ms"):
+    return Measurement(name, ms, "ms", "measured", "here")
+
+
+def test_json_has_every_promised_key():
+    told = to_json(sample_result(FOLDER))
+    assert {"study", "target", "seconds", "stopped_by", "trials", "front"} <= told.keys()
+    assert told["trials"] == {"completed": 21, "rejected": 2, "failed": 1}
+    for role in ("baseline", "strongest_simple", "winner"):
+        assert told[role].keys() >= FIGURES
+        assert None not in [told[role][name] for name in FIGURES]
+    assert told["winner"].keys() >= {"drop", "drop_bound", "proven", "path"}
+    assert told["winner"]["path"] == "runs/solar cells/best"
+    for point in told["front"]:
+        assert point.keys() == {"plan_id", "accuracy_validation", "latency_ms", "size_bytes"}
+
+
+def test_json_figures_are_those_of_the_result():
+    result = sample_result(FOLDER)
+    told = to_json(result)
+    winner = result.winner
+    assert told["winner"]["plan_id"] == winner.trial.plan.plan_id
+    assert told["winner"]["accuracy_validation"] == winner.trial.evaluation.value("accuracy")
+    assert told["winner"]["accuracy_test"] == winner.test.value("accuracy_test")
+    assert told["winner"]["drop"] == winner.bound.drop
+    assert told["winner"]["drop_bound"] == winner.bound.bound
+    assert told["baseline"]["latency_ms"] == 188.0
+    assert len(told["front"]) == len(result.front)
+
+
+def test_json_is_strict_and_null_where_nothing_was_evaluated():
+    result = sample_result(FOLDER, detail=False)
+    broken = with_figures(result.baseline, latency(math.nan))
+    told = to_json(replace(result, baseline=broken, simple_test=None))
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told["baseline"]["latency_ms"] is None
+    assert told["baseline"]["size_bytes"] is None
+    assert told["strongest_simple"]["accuracy_test"] is None
+
+
+def test_json_winner_is_null_when_infeasible():
+    told = to_json(sample_result(FOLDER, winner="none"))
+    assert told["winner"] is None
+    assert told["blocking"]
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "balanced_accuracy_test"])
+def test_figures_follow_the_metric(name):
+    result = sample_result(FOLDER)
+    figure = Measurement("balanced_accuracy", 0.75, "", "measured", "validation images")
+    trial = with_figures(result.baseline, figure)
+    test = Evaluation.of([replace(figure, name=name, value=0.5)])
+    told = contender(trial, "balanced_accuracy", test).to_json()
+    assert told["accuracy_validation"] == 0.75
+    assert told["accuracy_test"] == 0.5
+
+
+def test_final_latency_replaces_the_one_of_the_search():
+    result = sample_result(FOLDER)
+    test = result.winner.test.merged(Evaluation.of([latency(1.25)]))
+    told = to_json(replace(result, winner=replace(result.winner, test=test)))
+    assert told["winner"]["latency_ms"] == 1.25
+    assert told["winner"]["latency_source"] == "measured"
+
+
+def test_speedup_is_the_interleaved_ratio_where_there_is_one():
+    result = sample_result(FOLDER)
+    baseline = baseline_of(replace(result, baseline=with_figures(result.baseline, latency(6.0))))
+    ratio = Measurement("latency_ratio", 0.25, "", "measured", "interleaved", 0.2, 0.5)
+    trial = with_figures(result.winner.trial, latency(2.0), ratio)
+    half = with_figures(result.strongest_simple, latency(2.5), replace(ratio, value=0.5))
+    winner, simple = contender(trial, "accuracy"), contender(half, "accuracy")
+    assert speedup(baseline, winner) == 4.0
+    assert speedup(simple, winner) == 2.0
+    without = contender(with_figures(result.winner.trial, latency(2.0)), "accuracy")
+    assert speedup(baseline, without) == 3.0
+    shown = replace(result, winner=replace(result.winner, trial=trial))
+    rows = {row[0]: row[1:] for row in table(shown)[1]}
+    assert rows["speed-up"][-1] == "4× (2× to 5×)"
+    assert rows["speed-up"][0] == "1×"
+
+
+def test_table_compares_three_models_and_leaves_out_what_nobody_has():
+    header, rows = table(sample_result(FOLDER))
+    assert header == ["", "baseline", "strongest simple", "winner"]
+    assert all(len(row) == 4 for row in rows)
+    by_name = {row[0]: [plain(cell) for cell in row[1:]] for row in rows}
+    assert by_name["accuracy, validation"][0] == "97.12 %"
+    assert by_name["latency is"] == ["estimated ± 6 %"] * 3
+    assert by_name["drop on test"] == ["–", "–", "0.56 points"]
+    assert by_name["shown to be at most"] == ["–", "–", "1.76 points"]
+    assert "above runtime floor" not in by_name
+    assert "size" not in {row[0] for row in table(sample_result(FOLDER, detail=False))[1]}
+
+
+def test_summary_says_proved_and_what_to_type_next():
+    told = plain(summary(sample_result(FOLDER)))
+    assert "Proved: on 300 test images its accuracy drops by 0.56 points" in told
+    assert "python 'runs/solar cells/best/verify.py'" in told
+    assert "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db" in told
+    assert sample_result(FOLDER).command in told.splitlines()[-1]
+
+
+def test_summary_names_the_images_needed_when_unproven():
+    result = sample_result(FOLDER, winner="unproven")
+    told = " ".join(plain(summary(result)).split())
+    assert "Unproven: on 300 test images" in told
+    assert "about 1,180 test images like these would be enough" in told
+    never = replace(result, winner=replace(result.winner, images_needed=None))
+    assert "more images alone would not show it" in " ".join(plain(summary(never)).split())
+
+
+def test_summary_explains_infeasible():
+    told = plain(summary(sample_result(FOLDER, winner="none")))
+    assert "No candidate meets the limits." in told
+    assert "--max-latency 0.5 ms blocked every plan" in told
+    assert told.count("Close: trial") == 3
+    assert "verify.py" not in told
+
+
+def test_summary_is_honest_when_nothing_simple_or_nothing_new_wins():
+    result = sample_result(FOLDER)
+    alone = replace(result, strongest_simple=None, simple_test=None)
+    assert "no simple baseline meets the limits" in " ".join(summary(alone).split())
+    same = replace(result, winner=replace(result.winner, trial=result.strongest_simple))
+    assert "it is itself the strongest simple" in " ".join(summary(same).split())
+    untouched = replace(result, winner=replace(result.winner, trial=result.baseline))
+    assert "The untouched model is delivered" in summary(untouched)
+    assert simple_of(alone) is None
+    assert winner_of(untouched).trial is result.baseline
+
+
+@pytest.mark.parametrize(
+    ("uri", "command"),
+    [
+        ("sqlite:////a b/mlflow.db", "mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db'"),
+        ("http://127.0.0.1:5000", "open http://127.0.0.1:5000"),
+        ("https://me:secret@host/mlflow", "open https://host/mlflow"),
+    ],
+)
+def test_review_command_fits_the_store_and_hides_passwords(uri, command):
+    assert review_command(uri) == command
