@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import hashlib
 import json
 import os
 import time
@@ -118,10 +119,12 @@ class _HostAgent:
         """The running one, or a new one after the first call, a crash or a fork."""
         mine = self.owner == os.getpid()
         if self.session is None or not mine or not self.session.alive:
+            self.close()
             self.session, self.owner = AgentSession(HOST), os.getpid()
         return self.session
 
     def close(self) -> None:
+        """Ends it, unless it is the parent's."""
         if self.session is not None and self.owner == os.getpid():
             self.session.close()
         self.session = None
@@ -301,7 +304,11 @@ def measurements(
         latency, speed = result.interval.scaled(anchor_ms), anchor_ms / result.baseline_p50_ms
         anchored = f", relative to the baseline run beside it, taken as {anchor_ms:.3f} ms"
     noisy = f"; noisy machine: {', '.join(result.noise)}" if result.noise else ""
-    detail = dataclasses.asdict(result) | {"noisy": bool(result.noise), "anchor_ms": anchor_ms}
+    detail = dataclasses.asdict(result) | {
+        "noise": list(result.noise),
+        "noisy": bool(result.noise),
+        "anchor_ms": anchor_ms,
+    }
     tail = f"{anchored}{noisy}"
     found = [
         Measurement(
@@ -339,7 +346,8 @@ def _anchor_ms(
 
     Noise only adds time: when the first measurement was noisy, the fastest of a few counts.
     """
-    key = f"{file_sha256(baseline)[:16]}-{threads}-{first.runtime}"
+    identity = (file_sha256(baseline), threads, first.runtime, first.cpu, first.cores)
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     path = scratch / f"host-latency-anchor-{key}.json"
     if path.exists():
         return float(json.loads(path.read_text())["baseline_p50_ms"])

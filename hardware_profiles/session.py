@@ -88,7 +88,13 @@ class AgentSession:
             self._process.stdin.flush()
         except (BrokenPipeError, ValueError):
             raise DeviceError(self._last_words("disappeared")) from None
-        answer: dict[str, Any] = json.loads(self._next_line(timeout_s))
+        try:
+            answer: dict[str, Any] = json.loads(self._next_line(timeout_s))
+        except BaseException:
+            # Also after Ctrl-C: the answer would come later and be taken for another's.
+            self._process.kill()
+            self._process.wait()
+            raise
         if "error" in answer:
             raise ModelError(f"{self.device.name}: {answer['error']}")
         return answer
@@ -151,7 +157,6 @@ class AgentSession:
         try:
             line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
-            self._process.kill()
             raise DeviceError(
                 f"{self.device.name}: no answer within {timeout_s:.0f} s; check that it is alive"
             ) from None
