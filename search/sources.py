@@ -41,7 +41,7 @@ def find_source(package: str, spec: str, kind: str) -> tuple[ModuleType, str]:
     is_dotted = all(part.isidentifier() for part in prefix.split("."))
     if colon and is_dotted and (not close or module_exists(prefix)):
         return sources[""], spec
-    meant = close + colon + argument if close else _meant(sources, spec)
+    meant = _meant(sources, spec) or (close and close + colon + argument)
     usages = ", ".join(sorted(source.USAGE for source in sources.values()))
     remedy = f"did you mean {meant!r}?" if meant else "see --help"
     raise InputError(f"{kind} must be one of {usages}, but got {spec!r}; {remedy}")

@@ -30,9 +30,10 @@ def load(argument: str) -> RawData:
     if not path.is_file():
         raise InputError(f"npz: must name a file, but {argument!r} is none; check the path")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array without a name")
+        with file:
             names = [name for pair in find_names(file.files).values() for name in pair if name]
             kept = [name for name in file.files if name in names or name == "classes"]
             arrays = {name: file[name] for name in kept or file.files}
