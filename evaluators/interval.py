@@ -50,3 +50,15 @@ def geometric_interval(rounds: Sequence[float], confidence: float = 0.95) -> Int
     reach = float(stats.t.ppf((1 + confidence) / 2, df=len(logs) - 1)) * error
     center = float(logs.mean())
     return Interval(math.exp(center), math.exp(center - reach), math.exp(center + reach))
+
+
+def quotient(numerator: Interval, denominator: Interval) -> Interval:
+    """Ratio of two independent figures; their logarithms' errors add in squares."""
+    value = numerator.value / denominator.value
+    up = math.hypot(
+        math.log(numerator.high / numerator.value), math.log(denominator.value / denominator.low)
+    )
+    down = math.hypot(
+        math.log(numerator.value / numerator.low), math.log(denominator.high / denominator.value)
+    )
+    return Interval(value, value * math.exp(-down), value * math.exp(up))

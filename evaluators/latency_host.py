@@ -32,6 +32,7 @@ from evaluators import lease
 from evaluators.evaluator import EvaluationContext
 from evaluators.interval import Interval, geometric_interval
 from evaluators.measurement import Measurement
+from hardware_profiles import HardwareProfile
 from hardware_profiles.device import HOST, file_sha256
 from hardware_profiles.session import AgentSession
 
@@ -67,7 +68,7 @@ class HostLatency:
     interrupted_runs: int  # by other processes; left out where others remain
     seconds: float
     noise: tuple[str, ...]  # why the machine was noisy; empty when it wasn't
-    runtime: str
+    version: str  # of onnxruntime
     cpu: str
     cores: int
 
@@ -191,7 +192,7 @@ def measure(
         interrupted_runs=sum(len(each.every) - len(each.whole) for each in candidate),
         seconds=seconds,
         noise=_noise(rounds, before, after, seconds, cores),
-        runtime=str(agent.about["onnxruntime"]),
+        version=str(agent.about["onnxruntime"]),
         cpu=str(agent.about["cpu"]),
         cores=cores,
     )
@@ -287,14 +288,15 @@ class HostLatencyEvaluator:
         anchor_ms = None
         if context.baseline is not None:
             anchor_ms = _anchor_ms(context.scratch, model, context.baseline, threads, result)
-        return measurements(result, threads, anchor_ms)
+        return measurements(result, context.profile, anchor_ms)
 
 
 def measurements(
-    result: HostLatency, threads: int, anchor_ms: float | None
+    result: HostLatency, profile: HardwareProfile, anchor_ms: float | None
 ) -> tuple[Measurement, ...]:
     """The figures of one measurement; with an anchor, at the machine's speed of that time."""
-    where = f"at batch 1 on this host ({result.cpu}), onnxruntime {result.runtime}"
+    threads = profile.runtime.threads
+    where = f"at batch 1 on this host ({result.cpu}), onnxruntime {result.version}"
     how = f"{where}, {threads} thread{'s' if threads > 1 else ''}, {result.rounds} rounds"
     if result.interrupted_runs:
         how += f", without the {result.interrupted_runs} of {result.runs} runs that lost the core"
@@ -304,7 +306,12 @@ def measurements(
         latency, speed = result.interval.scaled(anchor_ms), anchor_ms / result.baseline_p50_ms
         anchored = f", relative to the baseline run beside it, taken as {anchor_ms:.3f} ms"
     noisy = f"; noisy machine: {', '.join(result.noise)}" if result.noise else ""
-    detail = dataclasses.asdict(result) | {
+    detail = {
+        "tier": "host",
+        "runtime": "onnxruntime",
+        "threads": threads,
+        "profile": profile.name,
+        **dataclasses.asdict(result),
         "noise": list(result.noise),
         "noisy": bool(result.noise),
         "anchor_ms": anchor_ms,
@@ -346,7 +353,7 @@ def _anchor_ms(
 
     Noise only adds time: when the first measurement was noisy, the fastest of a few counts.
     """
-    identity = (file_sha256(baseline), threads, first.runtime, first.cpu, first.cores)
+    identity = (file_sha256(baseline), threads, first.version, first.cpu, first.cores)
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     path = scratch / f"host-latency-anchor-{key}.json"
     if path.exists():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -84,8 +85,9 @@ class Device:
         if not self.prefix:
             return str(path)
         target = f"{REMOTE_FOLDER}/{sha256}{suffix}"
-        # Only names made here reach the shell on the other side; moved when complete.
-        script = f"mkdir -p {REMOTE_FOLDER} && cat > {target}.$$ && mv {target}.$$ {target}"
+        # Only names made here reach the shell on the other side, whichever that is.
+        part = f"{target}.{secrets.token_hex(4)}"
+        script = f"mkdir -p {REMOTE_FOLDER} && cat > {part} && mv {part} {target}"
         with path.open("rb") as content:
             done = subprocess.run(
                 [*self.prefix, script], stdin=content, capture_output=True, text=True
