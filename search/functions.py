@@ -32,8 +32,11 @@ def module_exists(name: str) -> bool:
     use_folder(os.getcwd())
     try:
         return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # a parent is missing, or isn't a package
-        return False
+    except ModuleNotFoundError as error:
+        # A parent is missing or isn't a package; else it is there, and imports what is missing.
+        return not f"{name}.".startswith(f"{error.name}.")
+    except Exception:  # a parent's own code raised: it is there, and importing it will tell
+        return True
 
 
 def import_function(spec: str) -> Callable[..., Any]:

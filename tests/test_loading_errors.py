@@ -91,12 +91,22 @@ def test_unusable_model_is_refused(
     check(message_of(lambda: load_task(spec, data=data)), rule, value, remedy)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("import no_such_package", "'no_such_package'"), ("1 / 0", "ZeroDivisionError")],
+)
+@pytest.mark.parametrize("is_parent", [False, True])
 def test_module_that_raises_on_import_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, value: str, is_parent: bool
 ) -> None:
-    write_module(tmp_path, monkeypatch, "broken", "import no_such_package")
-    message = message_of(lambda: load_task("broken:network"))
-    check(message, "must be importable", "'no_such_package'", "python -c 'import broken'")
+    write_module(tmp_path, monkeypatch, "broken", text)
+    if is_parent:
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken.py").rename(tmp_path / "broken" / "__init__.py")
+        (tmp_path / "broken" / "inner.py").write_text("")
+    module = "broken.inner" if is_parent else "broken"
+    message = message_of(lambda: load_task(f"{module}:network"))
+    check(message, "must be importable", value, f"python -c 'import {module}'")
 
 
 def test_missing_optional_package_is_named_with_its_install_command(
