@@ -94,7 +94,8 @@ def walk(path: Path, arm: bool = True) -> tuple[GraphOp, ...]:
     """
     model = label(read_model(path))
     with tempfile.TemporaryDirectory() as folder:
-        return executed(model, _profile_once(model, path, Path(folder), arm))
+        kernels = executed(model, _profile_once(model, path, Path(folder), arm))
+    return tuple(op for op in kernels if op is not None)
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -132,16 +133,20 @@ def label(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def executed(model: onnx.ModelProto, events: Iterable[Mapping[str, Any]]) -> tuple[GraphOp, ...]:
-    """Operators of one run from the events of the runtime's profile.
+def executed(
+    model: onnx.ModelProto, events: Iterable[Mapping[str, Any]]
+) -> tuple[GraphOp | None, ...]:
+    """Operators of one run from the kernels among the entries of the runtime's profile.
 
     Args:
         model: the labelled model of which the profile is.
         events: the profile's entries; those that are no kernel are passed over.
+
+    Returns:
+        One operator for each kernel; None for one that only renames a tensor.
     """
     nodes = _nodes(model)
-    ops = (_graph_op(event, nodes) for event in events if is_kernel(event))
-    return tuple(op for op in ops if op is not None)
+    return tuple(_graph_op(event, nodes) for event in events if is_kernel(event))
 
 
 def is_kernel(event: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from evaluators.evaluator import EvaluationContext
 from evaluators.graph import GraphOp, walk
 from evaluators.measurement import Measurement
+from evaluators.tier import tier
 from hardware_profiles import HardwareProfile
 
 
@@ -22,8 +23,8 @@ class AnalyticLatency:
     cheap = True
 
     def applies(self, context: EvaluationContext) -> bool:
-        """Always but for this very machine, which is measured."""
-        return context.profile.name != "host" and context.device is None
+        """When nothing truer serves."""
+        return tier(context) == "analytic"
 
     def evaluate(self, model: Path, context: EvaluationContext) -> tuple[Measurement, ...]:
         """One measurement, ``latency_ms``, of one inference at batch 1."""
@@ -46,8 +47,7 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
         ProfileError: the profile lacks a kernel for one of the operators.
     """
     ops = walk(model, arm=profile.cpu.isa.startswith("arm"))
-    times = operator_ms(profile, ops)
-    total = math.fsum(times)
+    total = math.fsum(operator_ms(profile, ops))
     error = profile.error_pct / 100
     return Measurement(
         name="latency_ms",
@@ -68,16 +68,18 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
             "threads": 1,
             "profile": profile.name,
             "error_pct": profile.error_pct,
-            "operators": [_row(op, ms, total) for op, ms in zip(ops, times, strict=True)],
+            "operators": rows(profile, ops, total),
         },
     )
 
 
-def _row(op: GraphOp, ms: float, total_ms: float) -> dict[str, Any]:
-    return {
-        "name": op.name,
-        "op": op.op,
-        "bits": op.bits,
-        "ms": ms,
-        "share": ms / total_ms if total_ms else 0.0,
-    }
+def rows(
+    profile: HardwareProfile, ops: Sequence[GraphOp], total_ms: float
+) -> list[dict[str, Any]]:
+    """Name, operator, bits, milliseconds and share of each, scaled to add up to ``total_ms``."""
+    times = operator_ms(profile, ops)
+    shares = [ms / math.fsum(times) for ms in times]
+    return [
+        {"name": op.name, "op": op.op, "bits": op.bits, "ms": share * total_ms, "share": share}
+        for op, share in zip(ops, shares, strict=True)
+    ]
