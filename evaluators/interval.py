@@ -27,6 +27,13 @@ class Interval:
         """The same figure in another unit."""
         return Interval(self.value * factor, self.low * factor, self.high * factor)
 
+    def widened(self, deviation: float, confidence: float = 0.95) -> Interval:
+        """With one more independent error: normal, this standard deviation of the logarithm."""
+        reach = float(stats.norm.ppf((1 + confidence) / 2)) * deviation
+        up = math.hypot(math.log(self.high / self.value), reach)
+        down = math.hypot(math.log(self.value / self.low), reach)
+        return Interval(self.value, self.value * math.exp(-down), self.value * math.exp(up))
+
     def overlaps(self, other: Interval) -> bool:
         """Whether the two measurements agree within their intervals."""
         return self.low <= other.high and other.low <= self.high
@@ -53,12 +60,9 @@ def geometric_interval(rounds: Sequence[float], confidence: float = 0.95) -> Int
 
 
 def quotient(numerator: Interval, denominator: Interval) -> Interval:
-    """Ratio of two independent figures; their logarithms' errors add in squares."""
-    value = numerator.value / denominator.value
-    up = math.hypot(
-        math.log(numerator.high / numerator.value), math.log(denominator.value / denominator.low)
-    )
-    down = math.hypot(
-        math.log(numerator.value / numerator.low), math.log(denominator.high / denominator.value)
-    )
+    """Ratio of two independent figures; the errors of their logarithms add in squares."""
+    a, b = numerator, denominator
+    up = math.hypot(math.log(a.high / a.value), math.log(b.value / b.low))
+    down = math.hypot(math.log(a.value / a.low), math.log(b.high / b.value))
+    value = a.value / b.value
     return Interval(value, value * math.exp(-down), value * math.exp(up))

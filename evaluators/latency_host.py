@@ -7,6 +7,7 @@ Baseline and candidate alternate in blocks (single alternating runs would evict 
 one from the caches, a thing that no device does). A round opens both files anew and runs each
 in two blocks, ABBA, so that a steady drift of the machine cancels; the ratio of the medians is
 one figure a round. Rounds go on until the interval of their mean is narrow or the time is up.
+The machine's drift between measurements, as the baseline shows it, then widens the interval.
 
 The machine's speed drifts from one measurement to the next, the ratio hardly. So the figure of
 merit, ``latency_ms``, is the ratio times the baseline's latency as it was measured first in
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from evaluators import lease
+from evaluators.drift import DriftLog
 from evaluators.evaluator import EvaluationContext
 from evaluators.interval import Interval, geometric_interval
 from evaluators.measurement import Measurement
@@ -61,7 +63,8 @@ class HostLatency:
     p50_ms: float
     p90_ms: float
     baseline_p50_ms: float | None
-    interval: Interval  # of the ratio; without a baseline, of p50_ms
+    interval: Interval  # of the ratio; without a baseline, of p50_ms; drift included
+    drift: float  # of the machine from one measurement to the next: deviation of the logarithm
     all_cores_p50_ms: float | None
     rounds: int
     runs: int
@@ -132,6 +135,7 @@ class _HostAgent:
 
 
 _agent = _HostAgent()
+_drift = DriftLog()
 
 
 def close_host_agent() -> None:
@@ -156,7 +160,8 @@ def measure(
         baseline: the file to compare it with, interleaved.
         threads: of the runtime, for the figure of merit.
         budget_s: no new round begins after so many seconds (five are always run).
-        narrow: relative half-width of the interval at which it stops earlier.
+        narrow: relative half-width of the interval at which it stops earlier (before the
+            machine's drift between measurements is added, which more rounds don't reduce).
 
     Raises:
         ModelError: the runtime cannot run a file.
@@ -181,17 +186,23 @@ def measure(
         all_cores = _all_cores_p50(agent, model, cores) if cores > threads else None
     candidate = [each.candidate for each in rounds]
     reference = [each.baseline for each in rounds if each.baseline is not None]
+    noise = _noise(rounds, before, after, seconds, cores)
+    unchanging = baseline or model
+    reference_ms = float(np.median(_usable(reference or candidate)))
+    identity = (unchanging, unchanging.stat().st_mtime_ns, threads)
+    drift = _drift.add(identity, reference_ms, bool(noise))
     return HostLatency(
         p50_ms=float(np.median(_usable(candidate))),
         p90_ms=float(np.percentile(_usable(candidate), 90)),
-        baseline_p50_ms=float(np.median(_usable(reference))) if reference else None,
-        interval=interval,
+        baseline_p50_ms=reference_ms if reference else None,
+        interval=interval.widened(drift),
+        drift=drift,
         all_cores_p50_ms=all_cores,
         rounds=len(rounds),
         runs=sum(len(each.every) for each in candidate),
         interrupted_runs=sum(len(each.every) - len(each.whole) for each in candidate),
         seconds=seconds,
-        noise=_noise(rounds, before, after, seconds, cores),
+        noise=noise,
         version=str(agent.about["onnxruntime"]),
         cpu=str(agent.about["cpu"]),
         cores=cores,

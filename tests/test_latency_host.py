@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from evaluators import Evaluation, EvaluationContext, latency_host, lease
+from evaluators.drift import PRIOR_NOISY, PRIOR_QUIET, PRIOR_WEIGHT, DriftLog
 from evaluators.interval import Interval, geometric_interval
 from evaluators.latency_host import (
     HostLatency,
@@ -133,8 +134,13 @@ class FakeAgent:
 
 
 @pytest.fixture
-def fake(monkeypatch):
+def fake(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(latency_host, "_drift", DriftLog())
+
     def install(agent: FakeAgent) -> FakeAgent:
+        for name in agent.times_ms:
+            Path(name).touch()
         monkeypatch.setattr(latency_host._agent, "get", lambda: agent)
         return agent
 
@@ -147,13 +153,39 @@ def test_ratio_is_exact_when_the_machine_drifts_steadily(fake):
     assert result.interval.value == pytest.approx(0.25, rel=1e-3)
 
 
+def test_drift_is_the_prior_at_first_and_the_observed_deviation_later():
+    log = DriftLog()
+    assert log.add("a", 5.0, noisy=False) == pytest.approx(PRIOR_QUIET)
+    assert log.add("b", 5.0, noisy=True) == pytest.approx(PRIOR_NOISY)
+    for _ in range(5):
+        log.add("c", math.exp(1.1), noisy=False)
+        found = log.add("c", math.exp(0.9), noisy=False)
+    expected = math.sqrt((PRIOR_WEIGHT * PRIOR_QUIET**2 + 10 * 0.1**2) / (PRIOR_WEIGHT + 9))
+    assert found == pytest.approx(expected)
+
+
+def test_drift_of_a_quiet_measurement_leaves_noisy_ones_out():
+    log = DriftLog()
+    log.add("a", 1.0, noisy=True)
+    log.add("a", 100.0, noisy=True)
+    assert log.add("a", 5.0, noisy=False) == pytest.approx(PRIOR_QUIET)
+    assert log.add("a", 5.0, noisy=True) > 1
+
+
+def test_widening_adds_errors_in_squares():
+    found = Interval(2.0, 2.0 / 1.03, 2.0 * 1.03).widened(0.04 / 1.959964)
+    reach = math.hypot(math.log(1.03), 0.04)
+    expected = (2.0, 2.0 * math.exp(-reach), 2.0 * math.exp(reach))
+    assert dataclasses.astuple(found) == pytest.approx(expected)
+
+
 def test_every_round_opens_both_files_anew_and_alternates_blocks(fake):
     agent = fake(FakeAgent({"a": 1.0, "b": 4.0}))
     result = measure(Path("a"), Path("b"))
     assert result.rounds == latency_host.MIN_ROUNDS
     assert agent.blocks[:8] == list("abbabaab")
     assert agent.opens == ["a", "b"] * latency_host.MIN_ROUNDS
-    assert result.interval.half_width == pytest.approx(0, abs=1e-12)
+    assert result.interval.half_width == pytest.approx(1.96 * PRIOR_QUIET, rel=1e-3)
     assert result.noise == ()
 
 
@@ -197,6 +229,7 @@ def result(**changes) -> HostLatency:
         "p90_ms": 3.3,
         "baseline_p50_ms": 4.4,
         "interval": Interval(0.5, 0.4, 0.6),
+        "drift": 0.01,
         "all_cores_p50_ms": 1.1,
         "rounds": 5,
         "runs": 100,
