@@ -8,21 +8,10 @@ from pathlib import Path
 
 from evaluators import Evaluation
 from hardware_profiles import HardwareProfile
+from search.limits import Limits
 from search.proof import DropBound
 from search.task import DataSet, Metric
 from search.trial import Trial
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the person asked for. ``max_drop`` is an absolute difference of the metric."""
-
-    max_drop: float
-    confidence: float = 0.95
-    max_latency_ms: float | None = None
-    max_size_bytes: float | None = None
-    max_memory_bytes: float | None = None
-    require_proof: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,3 +61,6 @@ class SearchResult:
     command: str  # the command line that reproduces this search
     environment: Mapping[str, str]  # versions, processor, seed
     tracking_uri: str | None = None
+
+
+__all__ = ["Finalist", "Limits", "SearchResult"]

@@ -24,7 +24,9 @@ class Depth(Technique):
     order = 10
 
     def dimensions(
-        self, network: Network, profile: HardwareProfile  # noqa: ARG002
+        self,
+        network: Network,
+        profile: HardwareProfile,
     ) -> tuple[Dimension, ...]:
         """One choice for each removable block."""
         return tuple(Choice(f"depth/{block}", ("keep", "remove")) for block in network.blocks)
@@ -33,14 +35,17 @@ class Depth(Technique):
         self,
         params: Mapping[str, ParamValue],
         network: Network,
-        profile: HardwareProfile,  # noqa: ARG002
+        profile: HardwareProfile,
     ) -> Setting:
         """The blocks to leave out."""
         removed = [b for b in network.blocks if params[f"depth/{b}"] == "remove"]
         return {"removed": removed} if removed else {}
 
     def encode(
-        self, setting: Setting, network: Network, profile: HardwareProfile  # noqa: ARG002
+        self,
+        setting: Setting,
+        network: Network,
+        profile: HardwareProfile,
     ) -> dict[str, ParamValue]:
         """Remove or keep, block by block."""
         removed = setting.get("removed", ())
@@ -59,7 +64,7 @@ class Depth(Technique):
     def bind(self, setting: Setting) -> Hooks:
         """Puts the identity in the blocks' place."""
 
-        def prepare(model: nn.Module, context: PrepareContext) -> None:  # noqa: ARG001
+        def prepare(model: nn.Module, context: PrepareContext) -> None:
             for block in self.removes(setting):
                 parent, _, child = block.rpartition(".")
                 setattr(model.get_submodule(parent), child, nn.Identity())

@@ -26,7 +26,9 @@ class Distillation(Technique):
     order = 40
 
     def dimensions(
-        self, network: Network, profile: HardwareProfile  # noqa: ARG002
+        self,
+        network: Network,
+        profile: HardwareProfile,
     ) -> tuple[Dimension, ...]:
         """Temperature and weight."""
         return (
@@ -37,8 +39,8 @@ class Distillation(Technique):
     def decode(
         self,
         params: Mapping[str, ParamValue],
-        network: Network,  # noqa: ARG002
-        profile: HardwareProfile,  # noqa: ARG002
+        network: Network,
+        profile: HardwareProfile,
     ) -> Setting:
         """Rounded: differences below these make no other model worth training."""
         setting = {
@@ -50,8 +52,8 @@ class Distillation(Technique):
     def encode(
         self,
         setting: Setting,
-        network: Network,  # noqa: ARG002
-        profile: HardwareProfile,  # noqa: ARG002
+        network: Network,
+        profile: HardwareProfile,
     ) -> dict[str, ParamValue]:
         """The setting's own values."""
         return {f"distillation/{k}": v for k, v in {**DEFAULT, **setting}.items()}

@@ -193,7 +193,7 @@ def _prunable_groups(
     try:
         graph = dependency_graph(model, input_shape)
         found = list(full_groups(model, graph))
-    except Exception as error:  # noqa: BLE001  torch-pruning raises whatever it stumbles over
+    except Exception as error:
         return (), {"": f"torch-pruning can't trace this model ({type(error).__name__}: {error})"}
     names = {module: name for name, module in model.named_modules()}
     groups: dict[str, Group] = {}
@@ -252,7 +252,7 @@ def _narrowed_breaks(
         narrow(trial, input_shape, {g.name: removable(g, _least(g)) for g in groups})
         with torch.no_grad():
             out = trial(example_input(trial, input_shape))
-    except Exception as error:  # noqa: BLE001  any failure means: this group stays as it is
+    except Exception as error:
         return f"the model does not run when it is narrowed ({type(error).__name__})"
     if out.shape != shape:
         return "it carries the model's outputs"
@@ -383,9 +383,7 @@ class _Recorder(TorchDispatchMode):
             self._widths[id(out)] = self._through(inputs, out)
             op = _op_of(func, inputs, out)
             if op and out.dim() >= 2:
-                shape = OpShape(
-                    _channels(inputs[0]), _channels(out), _size(inputs[0]), _size(out)
-                )
+                shape = OpShape(_channels(inputs[0]), _channels(out), _size(inputs[0]), _size(out))
                 if op == "pool":
                     shape = OpShape(
                         shape.in_channels,
@@ -399,7 +397,13 @@ class _Recorder(TorchDispatchMode):
                 self.rows.append(row)
 
     def _layer(
-        self, x: torch.Tensor, weight: torch.Tensor, out: Any, module: str, stride: Any, groups: int
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        out: Any,
+        module: str,
+        stride: Any,
+        groups: int,
     ) -> None:
         layer = module if isinstance(self._model.get_submodule(module), _LAYERS) else None
         op = "linear" if weight.dim() == 2 else "conv"

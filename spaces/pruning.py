@@ -32,7 +32,9 @@ class Pruning(Technique):
     order = 20
 
     def dimensions(
-        self, network: Network, profile: HardwareProfile  # noqa: ARG002
+        self,
+        network: Network,
+        profile: HardwareProfile,
     ) -> tuple[Dimension, ...]:
         """One ratio for each group, and the importance criterion."""
         if not network.groups:
@@ -53,7 +55,10 @@ class Pruning(Technique):
         return setting_of(kept, str(params["pruning/importance"])) if kept else {}
 
     def encode(
-        self, setting: Setting, network: Network, profile: HardwareProfile  # noqa: ARG002
+        self,
+        setting: Setting,
+        network: Network,
+        profile: HardwareProfile,
     ) -> dict[str, ParamValue]:
         """The exact ratios of the kept channels."""
         if not network.groups:

@@ -116,9 +116,7 @@ def layer_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Nodes with constant weights that stand for a convolution or linear layer, in file order."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return [
-        node
-        for node in model.graph.node
-        if node.op_type in LAYERS and node.input[1] in constants
+        node for node in model.graph.node if node.op_type in LAYERS and node.input[1] in constants
     ]
 
 

@@ -67,7 +67,7 @@ class Quantization(Technique):
         """Fake quantization in training, and quantization of the exported file."""
         bits = dict(setting["bits"])
 
-        def constrain(model: nn.Module, context: PrepareContext) -> None:  # noqa: ARG001
+        def constrain(model: nn.Module, context: PrepareContext) -> None:
             fakequant.insert(model, bits)
 
         def export(source: Path, target: Path, context: ExportContext) -> None:

@@ -32,9 +32,7 @@ class SearchSpace:
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
         """All dimensions, technique by technique."""
-        return tuple(
-            d for t in self.techniques for d in t.dimensions(self.network, self.profile)
-        )
+        return tuple(d for t in self.techniques for d in t.dimensions(self.network, self.profile))
 
     def decode(self, params: Mapping[str, ParamValue]) -> CompressionPlan:
         """The canonical plan: values that make no difference give the same plan."""

@@ -98,11 +98,11 @@ class Technique:
         """Values that decode to ``setting``."""
         raise NotImplementedError
 
-    def removes(self, setting: Setting) -> tuple[str, ...]:  # noqa: ARG002
+    def removes(self, setting: Setting) -> tuple[str, ...]:
         """Modules that the setting leaves out; what others planned for them is dropped."""
         return ()
 
-    def reshape(self, setting: Setting, table: ShapeTable) -> ShapeTable:  # noqa: ARG002
+    def reshape(self, setting: Setting, table: ShapeTable) -> ShapeTable:
         """The operators' shapes and widths under the setting."""
         return table
 

@@ -1,0 +1,298 @@
+"""A whole search, from what was asked to what is handed over."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from evaluators import EvaluationContext
+from evaluators.sessions import logits
+from hardware_profiles import HardwareProfile
+from hardware_profiles.host import cpu_name
+from search.backends import InlineBackend
+from search.baselines import UNTOUCHED, simple_plans
+from search.bundle import write_bundle
+from search.driver import Clock, Driver
+from search.fingerprint import model_fingerprint
+from search.finish import (
+    TestSplit,
+    blocking,
+    front_of,
+    near_misses,
+    prove_drop,
+    strongest_simple,
+)
+from search.folder import StudyFolder, check_identity
+from search.limits import Limits
+from search.progress import Progress
+from search.report.page import write_report
+from search.result import SearchResult
+from search.study import Ask, Study, sqlite_storage
+from search.task import Task
+from search.teacher import baseline_weights, teacher_views
+from search.tracking.tracker import Tracker
+from search.train import Hardware, TrainSettings
+from search.trial import Trial
+from search.worker import Job, Outcome, Workbench, run_job
+from spaces.network import trace
+from spaces.space import SearchSpace
+
+# Training long enough for small data to recover, short enough for large data to be searched.
+EPOCHS_LEAST, EPOCHS_MOST, IMAGES_SEEN = 6, 16, 15_000
+RESERVE_SHARE, RESERVE_LEAST_S, RESERVE_MOST_S = 0.08, 12.0, 120.0
+VERSIONED = ("torch", "onnxruntime", "onnx", "optuna", "torch-pruning", "numpy")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked of a search. ``trials`` and ``budget_s``: whichever comes first."""
+
+    task: Task
+    profile: HardwareProfile
+    limits: Limits
+    trials: int | None
+    budget_s: float | None
+    sampler: str
+    seed: int
+    command: str
+    device: str | None = None
+    opt_in: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before the first trial."""
+
+    bench: Workbench
+    space: SearchSpace
+
+
+def training_epochs(images: int) -> float:
+    """Epochs of a full training on so many images."""
+    return float(min(EPOCHS_MOST, max(EPOCHS_LEAST, round(IMAGES_SEEN / images))))
+
+
+def prepare(
+    request: Request, folder: StudyFolder, told: Callable[[str, float | None], None]
+) -> Prepared:
+    """The baseline's weights, the traced network, the teacher's views: all that trials need."""
+    task, data = request.task, request.task.data
+    hardware = Hardware.detect()
+    weights = baseline_weights(
+        task, request.seed, hardware, lambda done: told("training the baseline", done)
+    )
+    identity = {
+        "model": task.model_spec,
+        "weights": model_fingerprint(task, weights),
+        "data": data.fingerprint,
+        "target": request.profile.name,
+        "metric": task.metric,
+        "seed": str(request.seed),
+    }
+    check_identity(folder, identity)
+    teacher = task.build()
+    teacher.load_state_dict(weights)
+    told("tracing the network", None)
+    network = trace(teacher, (data.preprocess.channels, *data.preprocess.size))
+    told("asking the teacher", None)
+    views = teacher_views(task, teacher, hardware, request.seed)
+    context = EvaluationContext(
+        profile=request.profile,
+        images=data.preprocess.apply(data.validation.images),
+        labels=data.validation.labels,
+        scratch=folder.scratch,
+        device=request.device,
+        metric=task.metric,
+    )
+    bench = Workbench(
+        task=task,
+        weights=weights,
+        network=network,
+        views=views,
+        context=context,
+        calibration=data.preprocess.apply(data.calibration.images),
+        limits=request.limits,
+        settings=TrainSettings(training_epochs(len(data.train)), seed=request.seed),
+        hardware=hardware,
+        folder=folder.plans,
+    )
+    return Prepared(bench, SearchSpace.of(network, request.profile, request.opt_in))
+
+
+class Search:
+    """One search over a prepared folder; ``run`` may be called once."""
+
+    def __init__(
+        self,
+        request: Request,
+        folder: StudyFolder,
+        progress: Progress,
+        tracker: Tracker,
+        tracking_uri: str | None = None,
+    ) -> None:
+        self._request = request
+        self._folder = folder
+        self._progress = progress
+        self._tracker = tracker
+        self._tracking_uri = tracking_uri
+        self._began = time.monotonic()
+
+    def run(self) -> SearchResult:
+        """Searches, proves, exports and reports.
+
+        Raises:
+            SearchError: the search could not go on; what was measured is kept.
+        """
+        prepared = prepare(self._request, self._folder, self._preparing)
+        study = Study(
+            prepared.space,
+            sqlite_storage(self._folder.database),
+            self._folder.name,
+            metric=self._request.task.metric,
+            sampler=self._request.sampler,
+            seed=self._request.seed,
+        )
+        budget = self._request.budget_s
+        reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)
+        clock = Clock(budget, reserve, self._began, study.elapsed_s)
+        for trial in study.trials:
+            self._tracker.trial(trial)
+        study.propose(simple_plans(prepared.space))
+        bench = self._baseline(study, prepared.bench, clock)
+
+        def runner(ticket: int, job: Job) -> Outcome:
+            def listen(stage: str, fraction: float | None) -> None:
+                clock.check()
+                self._progress.stage(ticket, stage, fraction)
+
+            return run_job(job, bench, listen)
+
+        def make_job(ask: Ask) -> Job:
+            return Job(ask.plan, bench.settings.epochs)
+
+        driver = Driver(
+            study,
+            InlineBackend(runner),
+            make_job,
+            clock,
+            self._request.trials,
+            self._progress,
+            self._tracker,
+            self._folder.path,
+        )
+        stopped_by = driver.run()
+        self._progress.note("Opening the test split for the proof.")
+        result = self._conclude(study, bench, stopped_by, clock)
+        self._tracker.finish(result, self._folder.report, result.folder / "best")
+        return result
+
+    def _preparing(self, stage: str, fraction: float | None) -> None:
+        self._progress.stage(0, stage, fraction)
+
+    def _baseline(self, study: Study, bench: Workbench, clock: Clock) -> Workbench:
+        """Trial 0, the untouched model; then a bench on which all else is compared with it."""
+        if not study.trials:
+            ask = study.ask()
+
+            def listen(stage: str, fraction: float | None) -> None:
+                self._progress.stage(0, stage, fraction)
+
+            outcome = run_job(Job(ask.plan, 0), bench, listen)
+            if outcome.model is None:
+                # The untouched model may break a limit; it is evaluated all the same.
+                free = replace(bench, limits=replace_limits(bench.limits))
+                outcome = run_job(Job(ask.plan, 0), free, listen)
+            trial = Trial(
+                0,
+                ask.plan,
+                "complete",
+                UNTOUCHED,
+                outcome.evaluation,
+                bench.limits.violations(outcome.evaluation, self._request.profile),
+                None,
+                outcome.stages,
+                self._relative(outcome.model),
+            )
+            study.tell(ask, trial, clock.elapsed_s)
+            self._progress.trial(trial)
+            self._tracker.trial(trial)
+        model = study.trials[0].model
+        assert model is not None
+        path = self._folder.path / model
+        predictions = logits(path, bench.context.images, bench.context.profile).argmax(axis=1)
+        context = replace(bench.context, baseline=path, baseline_predictions=predictions)
+        return replace(bench, context=context)
+
+    def _relative(self, model: Path | None) -> Path | None:
+        return model.relative_to(self._folder.path) if model else None
+
+    def _conclude(
+        self, study: Study, bench: Workbench, stopped_by: str, clock: Clock
+    ) -> SearchResult:
+        request, trials = self._request, tuple(study.trials)
+        test = TestSplit(
+            request.task.data, bench.context, request.task.metric, request.limits.confidence
+        )
+        winner, finalists = prove_drop(trials, self._folder.path, test, request.limits)
+        simple = strongest_simple(trials)
+        baseline = trials[0]
+        assert baseline.model is not None
+        if winner is not None:
+            assert winner.trial.model is not None
+            full = test.full(self._folder.path / winner.trial.model)
+            finalists = tuple(
+                replace(f, test=full) if f.trial.number == winner.trial.number else f
+                for f in finalists
+            )
+            winner = replace(winner, test=full)
+        result = SearchResult(
+            study=self._folder.name,
+            folder=self._folder.path,
+            profile=request.profile,
+            limits=request.limits,
+            metric=request.task.metric,
+            data=request.task.data,
+            model_spec=request.task.model_spec,
+            trials=trials,
+            front=front_of(trials, request.task.metric),
+            baseline=baseline,
+            strongest_simple=simple,
+            winner=winner,
+            finalists=finalists,
+            baseline_test=test.full(self._folder.path / baseline.model),
+            simple_test=(
+                test.full(self._folder.path / simple.model) if simple and simple.model else None
+            ),
+            near_misses=near_misses(trials, request.limits),
+            blocking=tuple(
+                blocking(trials, request.limits, request.limits.ceilings(request.profile))
+            ),
+            stopped_by=stopped_by,
+            seconds=clock.elapsed_s,
+            command=request.command,
+            environment=environment(request.seed),
+            tracking_uri=self._tracking_uri,
+        )
+        if winner is not None and winner.trial.model is not None:
+            write_bundle(self._folder.path, result, winner, self._folder.path / winner.trial.model)
+        write_report(self._folder.report, result)
+        return result
+
+
+def replace_limits(limits: Limits) -> Limits:
+    """The same limits without those that an untrained export could break."""
+    return Limits(limits.max_drop, limits.confidence)
+
+
+def environment(seed: int) -> Mapping[str, str]:
+    """Versions, processor and seed."""
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    found |= {name: version(name) for name in VERSIONED}
+    return found | {"processor": cpu_name(), "seed": str(seed)}
+
+
+__all__ = ["Prepared", "Request", "Search", "prepare"]

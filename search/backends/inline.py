@@ -1,0 +1,44 @@
+"""Runs one job at a time in the driver's own process."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+from search.backends.backend import Finished
+from search.worker import Job, Outcome
+
+Runner = Callable[[int, Job], Outcome]
+
+
+class InlineBackend:
+    """``submit`` keeps the job, ``next`` runs it. Anything with a ``runner`` can be tested."""
+
+    workers = 1
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._waiting: list[tuple[int, Job]] = []
+
+    def submit(self, ticket: int, job: Job) -> None:
+        """Keeps the job until ``next``."""
+        self._waiting.append((ticket, job))
+
+    def next(self) -> Finished:
+        """Runs the oldest job. What the person's model raises becomes a failed trial."""
+        ticket, job = self._waiting.pop(0)
+        try:
+            return Finished(ticket, self._runner(ticket, job))
+        except Exception as error:
+            return Finished(ticket, None, describe(error))
+
+    def close(self) -> None:
+        """Nothing is held."""
+        self._waiting.clear()
+
+
+def describe(error: Exception) -> str:
+    """One sentence: what was raised, and where in the innermost frame."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} ({frame.filename}:{frame.lineno} in {frame.name})"

@@ -1,0 +1,27 @@
+"""The simple plans that stand beside every search: what twenty minutes of handwork give."""
+
+from __future__ import annotations
+
+from spaces import CompressionPlan, pruning, quantization
+from spaces.space import SearchSpace
+
+PRUNING_RATIOS = (0.5, 0.75)
+UNTOUCHED = "baseline:fp32"
+
+
+def simple_plans(space: SearchSpace) -> tuple[tuple[CompressionPlan, str], ...]:
+    """The untouched model, plain int8, and uniform pruning in float and int8, with origins."""
+    plans = [(CompressionPlan(), UNTOUCHED)]
+    int8 = quantization.everywhere(space.network, 8) if 8 in space.profile.bits else {}
+    if int8:
+        plans.append((CompressionPlan({"quantization": int8}), "baseline:int8"))
+    for ratio in PRUNING_RATIOS:
+        pruned = pruning.uniform(space.network, space.profile, ratio)
+        if not pruned:
+            continue
+        percent = f"baseline:uniform-{ratio * 100:g}"
+        plans.append((CompressionPlan({"pruning": pruned}), f"{percent}-fp32"))
+        if int8:
+            both = CompressionPlan({"pruning": pruned, "quantization": int8})
+            plans.append((both, f"{percent}-int8"))
+    return tuple(plans)

@@ -1,0 +1,301 @@
+"""The command line: ``python -m search --target arm --max-drop 0.03``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, TypeVar
+
+from search.durations import seconds, size_bytes
+from search.errors import InputError, SearchError
+
+EXIT_INTERRUPTED = 130
+EXIT_INFEASIBLE = 3
+DEFAULT_TRIALS = 40
+DEFAULT_BUDGET = "15m"
+T = TypeVar("T")
+
+_EPILOG = """\
+examples:
+  python -m search --target arm --max-drop 0.03
+      ResNet18 on the embedded digits, for a Raspberry Pi 4B
+  python -m search --target raspberry-pi-5 --max-drop 0.01 --budget 30m \\
+      --model torchvision:mobilenet_v2 --weights mine.pt --data folder:photos
+      your own model and images
+  python -m search --target host --max-drop 0.03 --resume
+      go on with the last search of this target
+  python -m search --target arm --max-drop 0.03 --dry-run
+      what would be searched, and how long it would take
+
+exit codes: 0 done (proved, or delivered and labelled unproven), 1 the search failed,
+2 bad input, 3 nothing meets the limits (or unproven with --require-proof), 130 interrupted
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad input is one line and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help explains)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All options, in the order in which a newcomer needs them."""
+    parser = _Parser(
+        prog="search",
+        description="Finds the fastest compressed version of an image classifier whose accuracy "
+        "drop is shown to be at most what you allow.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument_group("what to reach").add_argument
+    add(
+        "--target",
+        required=True,
+        metavar="NAME",
+        help="device: arm, raspberry-pi-5, host, …, "
+        "or a profile's .toml file (python -m hardware_profiles list)",
+    )
+    add(
+        "--max-drop",
+        required=True,
+        type=_fraction,
+        metavar="X",
+        help="largest allowed drop of the metric, absolute: 0.03 is three points",
+    )
+    add("--max-latency", type=_positive, metavar="MS", help="milliseconds per image")
+    add("--max-size", type=_parsed(size_bytes), metavar="SIZE", help="of the file, such as 500kB")
+    add("--max-memory", type=_parsed(size_bytes), metavar="SIZE", help="peak, such as 80MB")
+    add(
+        "--confidence",
+        type=_confidence,
+        default=0.95,
+        metavar="P",
+        help="with which the drop is shown (default 0.95)",
+    )
+    add("--require-proof", action="store_true", help="exit 3 unless the drop is shown")
+
+    add = parser.add_argument_group("what to compress").add_argument
+    add(
+        "--model",
+        metavar="SPEC",
+        help="torchvision:NAME, timm:NAME or package.module:function "
+        "(default torchvision:resnet18)",
+    )
+    add("--weights", type=Path, metavar="FILE", help="its trained state dict (.pt, .safetensors)")
+    add(
+        "--data",
+        metavar="SPEC",
+        help="digits (default), folder:PATH, npz:PATH, torchvision:NAME, "
+        "parquet:PATH or package.module:function",
+    )
+    for name in ("train", "val", "test"):
+        add(f"--{name}", type=Path, metavar="FOLDER", help=f"folder of {name} images, by class")
+    add("--image-size", metavar="N|HxW", help="pixels to which images are resized")
+    add("--preprocess", type=Path, metavar="FILE", help="JSON with size, mean and std")
+    add(
+        "--metric",
+        choices=("accuracy", "balanced_accuracy", "f1", "agreement"),
+        default="accuracy",
+        help="default accuracy",
+    )
+
+    add = parser.add_argument_group("how long and how").add_argument
+    add(
+        "--trials",
+        type=_count,
+        metavar="N",
+        help=f"evaluated trials, baselines included "
+        f"(default {DEFAULT_TRIALS}, unless --budget is given)",
+    )
+    add(
+        "--budget",
+        type=_parsed(seconds),
+        metavar="TIME",
+        help=f"such as 90s, 30m, 2h (default {DEFAULT_BUDGET}, unless --trials is given)",
+    )
+    add("--sampler", choices=("tpe", "gp", "nsga2", "random"), default="tpe", help="default tpe")
+    add("--seed", type=int, default=0, metavar="N", help="default 0")
+
+    add = parser.add_argument_group("where it goes").add_argument
+    add("--study", metavar="NAME", help="name of the study and its folder")
+    add("--output", type=Path, default=Path("runs"), metavar="FOLDER", help="default runs")
+    add("--resume", action="store_true", help="go on with an existing study")
+    add(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store (default a SQLite file in the output "
+        "folder; MLFLOW_TRACKING_URI is honored)",
+    )
+    add("--register", metavar="NAME", help="register the winner in MLflow under this name")
+    add("--dry-run", action="store_true", help="say what would be searched, and stop")
+    add("--json", action="store_true", help="print the result as one line of JSON at the end")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = build_parser().parse_args(given)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _run(args, given)
+    except SearchError as error:
+        print(f"search: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("search: interrupted; what was measured is kept (--resume)", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _run(args: argparse.Namespace, given: Sequence[str]) -> int:
+    # Heavy imports come after the arguments are known to be good.
+    from hardware_profiles import ProfileError, load_profile
+
+    _quiet_libraries()
+    try:
+        profile = load_profile(args.target)
+    except ProfileError as error:
+        raise InputError(str(error)) from None
+
+    from search.app import Request, Search
+    from search.data.preprocessing import parse_image_size
+    from search.folder import open_folder
+    from search.limits import Limits
+    from search.loading import load_task
+    from search.progress import Score, show_progress
+    from search.summary import summary, to_json
+    from search.tracking.mlflow import MlflowTracker, resolve_tracking_uri
+
+    sys.path.insert(0, os.getcwd())  # a person's own module lies where they stand
+    task = load_task(
+        args.model,
+        args.weights,
+        args.data,
+        train=args.train,
+        val=args.val,
+        test=args.test,
+        image_size=parse_image_size(args.image_size) if args.image_size else None,
+        preprocess=args.preprocess,
+        seed=args.seed,
+        metric=args.metric,
+    )
+    request = Request(
+        task=task,
+        profile=profile,
+        limits=Limits(
+            args.max_drop,
+            args.confidence,
+            args.max_latency,
+            args.max_size,
+            args.max_memory,
+            args.require_proof,
+        ),
+        trials=args.trials or (None if args.budget else DEFAULT_TRIALS),
+        budget_s=args.budget or (None if args.trials else seconds(DEFAULT_BUDGET)),
+        sampler=args.sampler,
+        seed=args.seed,
+        command=shlex.join(["python", "-m", "search", *(a for a in given if a != "--resume")]),
+    )
+    for note in task.data.notes:
+        print(f"search: {note}", file=sys.stderr)
+    if args.dry_run:
+        from search.outline import outline
+
+        print(outline(request), file=sys.stderr)
+        return 0
+    folder = open_folder(args.output, args.study, args.resume, profile.name)
+    score = Score(task.metric, request.trials, request.budget_s)
+    with show_progress(score) as progress:
+        uri = resolve_tracking_uri(args.tracking_uri, args.output)
+        tracker = MlflowTracker(
+            folder.path,
+            folder.name,
+            uri,
+            task.metric,
+            vars_of(args),
+            progress.note,
+            register=args.register,
+        )
+        try:
+            result = Search(request, folder, progress, tracker, uri).run()
+        finally:
+            tracker.close()
+    print(summary(result), file=sys.stderr)
+    if args.json:
+        print(json.dumps(to_json(result), allow_nan=False), flush=True)
+    if result.stopped_by == "interrupt":
+        return EXIT_INTERRUPTED
+    if result.winner is None or (args.require_proof and not result.winner.proven):
+        return EXIT_INFEASIBLE
+    return 0
+
+
+def vars_of(args: argparse.Namespace) -> dict[str, object]:
+    """The options as they are shown with the search."""
+    return {name: value for name, value in vars(args).items() if value is not None}
+
+
+def _quiet_libraries() -> None:
+    """Other people's advice is not for the person who searches."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for package in ("torch", "torch_pruning", "onnxruntime", "optuna", "mlflow"):
+        warnings.filterwarnings("ignore", module=package)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parsed(parse: Callable[[str], T]) -> Callable[[str], T]:
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def _fraction(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 1], got {text}; three points are 0.03")
+    return value
+
+
+def _confidence(text: str) -> float:
+    value = _number(text)
+    if not 0.5 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must lie in [0.5, 1), got {text}; usual is 0.95")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above zero, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)

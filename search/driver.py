@@ -1,0 +1,154 @@
+"""The loop: ask, run, keep, tell; until the trials or the time are used up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from search.backends import Backend, Finished
+from search.errors import TrialsFailedError
+from search.progress import Progress
+from search.study import Ask, Study
+from search.tracking.tracker import Tracker
+from search.trial import Trial
+from search.worker import Job
+
+ASKS_PER_TRIAL = 20  # rejected and repeated plans are free, within bounds
+FAILURES_IN_A_ROW = 5
+
+
+class OutOfTimeError(Exception):
+    """The budget ran out in the middle of a trial; the trial is dropped."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time used by the search, those before a resumption included; seconds."""
+
+    budget_s: float | None
+    reserve_s: float  # kept for the final proof and export
+    began: float
+    spent_before_s: float = 0.0
+    now: Callable[[], float] = time.monotonic
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds used so far."""
+        return self.spent_before_s + self.now() - self.began
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left for trials; infinite without a budget."""
+        if self.budget_s is None:
+            return float("inf")
+        return self.budget_s - self.reserve_s - self.elapsed_s
+
+    def check(self) -> None:
+        """Raises OutOfTimeError when nothing is left for trials."""
+        if self.left_s <= 0:
+            raise OutOfTimeError
+
+
+class Driver:
+    """Runs a study to its end; the only one that writes to study and tracker."""
+
+    def __init__(
+        self,
+        study: Study,
+        backend: Backend,
+        make_job: Callable[[Ask], Job],
+        clock: Clock,
+        trials: int | None,
+        progress: Progress,
+        tracker: Tracker,
+        folder: Path,
+    ) -> None:
+        self._study = study
+        self._backend = backend
+        self._make_job = make_job
+        self._clock = clock
+        self._trials = trials
+        self._progress = progress
+        self._tracker = tracker
+        self._folder = folder
+        self._running: dict[int, Ask] = {}
+        self._next_number = len(study.trials)
+        self._free_asks = 0
+        self._failures = 0
+
+    def run(self) -> str:
+        """Runs trials until something ends the search, and says what: ``trials``, ``budget``,
+        ``interrupt`` or ``exhausted`` (the sampler has nothing new).
+
+        Raises:
+            TrialsFailedError: five trials in a row raised.
+        """
+        stopped_by = "trials"
+        try:
+            while True:
+                reason = self._fill()
+                if not self._running:
+                    return reason or stopped_by
+                self._take(self._backend.next())
+        except KeyboardInterrupt:
+            return "interrupt"
+        except OutOfTimeError:
+            return "budget"
+
+    @property
+    def counted(self) -> int:
+        """Evaluated trials; rejected ones don't count."""
+        return sum(trial.state != "rejected" for trial in self._study.trials)
+
+    def _fill(self) -> str | None:
+        """Submits jobs while there is room; the reason when no more may start."""
+        while len(self._running) < self._backend.workers:
+            if self._trials is not None and self.counted + len(self._running) >= self._trials:
+                return "trials"
+            if self._clock.left_s <= 0:
+                return "budget"
+            if self._free_asks >= ASKS_PER_TRIAL * (self._backend.workers + 1):
+                return "exhausted"
+            ask = self._study.ask()
+            known = self._study.known(ask)
+            if known is not None:
+                self._study.repeat(ask, known)
+                self._free_asks += 1
+                continue
+            number = self._next_number
+            self._next_number += 1
+            self._running[number] = ask
+            self._backend.submit(number, self._make_job(ask))
+        return None
+
+    def _take(self, finished: Finished) -> None:
+        ask = self._running.pop(finished.ticket)
+        trial = Trial(finished.ticket, ask.plan, "failed", ask.origin, reason=finished.error)
+        if finished.outcome is not None:
+            outcome = finished.outcome
+            trial = replace(
+                trial,
+                state="complete" if outcome.reason is None else "rejected",
+                evaluation=outcome.evaluation,
+                violations=outcome.violations,
+                reason=outcome.reason,
+                stages=outcome.stages,
+                model=self._relative(outcome.model),
+            )
+        self._study.tell(ask, trial, self._clock.elapsed_s)
+        self._progress.trial(trial)
+        self._tracker.trial(trial)
+        self._free_asks = self._free_asks + 1 if trial.state == "rejected" else 0
+        self._failures = self._failures + 1 if trial.state == "failed" else 0
+        if self._failures == FAILURES_IN_A_ROW:
+            raise TrialsFailedError(
+                f"at most {FAILURES_IN_A_ROW - 1} trials in a row may fail, but "
+                f"{FAILURES_IN_A_ROW} did, the last with: {trial.reason}; mend the cause and go "
+                f"on with --resume"
+            )
+
+    def _relative(self, model: Path | None) -> Path | None:
+        """Files are named relative to the study's folder, which may be moved."""
+        return model.relative_to(self._folder) if model else None

@@ -1,0 +1,196 @@
+"""The end: the test split is opened, the drop is shown, and what stood in the way is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluators import Evaluation, EvaluationContext
+from evaluators.accuracy import score
+from evaluators.latency_host import FINAL_BUDGET_S, HostLatencyEvaluator
+from evaluators.sessions import logits
+from search import proof
+from search.limits import Limits
+from search.pareto import ParetoFront, Point
+from search.proof import DropBound
+from search.result import Finalist
+from search.task import DataSet, Metric
+from search.trial import Trial
+
+
+class TestSplit:
+    """The split that the search never saw: predictions of files on it, each made once."""
+
+    __test__ = False  # not a test, whatever its name says
+
+    def __init__(
+        self, data: DataSet, context: EvaluationContext, metric: Metric, confidence: float
+    ) -> None:
+        self._metric = metric
+        self._confidence = confidence
+        pixels = data.preprocess.apply(data.test.images)
+        self._context = replace(context, images=pixels, labels=data.test.labels)
+        self._predictions: dict[Path, NDArray[np.int64]] = {}
+        assert context.baseline is not None
+        self._baseline = self.predictions(context.baseline)
+        self._context = replace(self._context, baseline_predictions=self._baseline)
+
+    def predictions(self, model: Path) -> NDArray[np.int64]:
+        """Classes (N,) that the file sees in the test images."""
+        if model not in self._predictions:
+            found = logits(model, self._context.images, self._context.profile)
+            self._predictions[model] = found.argmax(axis=1)
+        return self._predictions[model]
+
+    def bound(self, model: Path) -> DropBound:
+        """The drop of the file against the baseline, with its one-sided bound."""
+        if model == self._context.baseline:
+            images = len(self._baseline)
+            return DropBound(0.0, 0.0, self._confidence, images, 0, 0, "exact")
+        return proof.metric_drop_bound(
+            self._metric,
+            self._context.labels,
+            self._baseline,
+            self.predictions(model),
+            self._confidence,
+        )
+
+    def quality(self, model: Path) -> Evaluation:
+        """Metric and drop on the test images."""
+        return Evaluation.of(score(self.predictions(model), self._context))
+
+    def full(self, model: Path) -> Evaluation:
+        """Metric and drop and, on this host, a longer look at the latency."""
+        host = HostLatencyEvaluator()
+        if not host.applies(self._context):
+            return self.quality(model)
+        latency = host.evaluate(model, self._context, FINAL_BUDGET_S)
+        return self.quality(model).merged(Evaluation.of(latency))
+
+
+def front_of(trials: Iterable[Trial], metric: Metric) -> tuple[Trial, ...]:
+    """Completed trials that no other beats in both metric and latency, fastest first."""
+    front: ParetoFront[Trial] = ParetoFront()
+    for trial in trials:
+        if trial.state == "complete" and trial.evaluation is not None:
+            losses = (trial.evaluation.value("latency_ms"), -trial.evaluation.value(metric))
+            front = front.add(Point(losses, trial))
+    return tuple(point.payload for point in front)
+
+
+def strongest_simple(trials: Iterable[Trial]) -> Trial | None:
+    """The fastest feasible simple plan; the untouched model is not one of them."""
+    simple = (t for t in trials if t.is_baseline and t.plan.settings and t.feasible)
+    return min(simple, key=_latency, default=None)
+
+
+def prove_drop(
+    trials: Sequence[Trial], folder: Path, test: TestSplit, limits: Limits
+) -> tuple[Finalist | None, tuple[Finalist, ...]]:
+    """The winner and all that were tested, in order.
+
+    The fastest finalist that is proved wins; if none is, the fastest by point estimate is
+    delivered as unproven. None when no trial meets the limits by point estimate.
+    """
+    candidates = [t for t in trials if t.feasible and t.model is not None]
+    if not candidates:
+        return None, ()
+    finalists = [proof.Finalist(t, _latency(t), _validation_bound(t, limits)) for t in candidates]
+
+    def bound(trial: Trial) -> DropBound:
+        assert trial.model is not None
+        return test.bound(folder / trial.model)
+
+    shown = proof.prove(finalists, bound, limits.max_drop)
+    tested = [*shown.proved, *([shown.failed] if shown.failed else [])]
+    made = {
+        each.finalist.payload.number: _finalist(
+            each.finalist.payload, each.test, limits, folder, test
+        )
+        for each in tested
+    }
+    if shown.winner is not None:
+        winner = made[shown.winner.finalist.payload.number]
+    else:
+        fastest = min(candidates, key=_latency)
+        if fastest.number not in made:
+            made[fastest.number] = _finalist(fastest, bound(fastest), limits, folder, test)
+        winner = made[fastest.number]
+    return winner, tuple(made.values())
+
+
+def _finalist(
+    trial: Trial, bound: DropBound, limits: Limits, folder: Path, test: TestSplit
+) -> Finalist:
+    assert trial.model is not None
+    proven = bound.shows(limits.max_drop)
+    needed = None if proven else proof.images_needed(bound, limits.max_drop)
+    return Finalist(trial, test.quality(folder / trial.model), bound, proven, needed)
+
+
+def _validation_bound(trial: Trial, limits: Limits) -> DropBound:
+    """The drop on the validation split, for the order of the proof; the untouched model first."""
+    assert trial.evaluation is not None
+    if not trial.plan.settings:
+        return DropBound(0.0, 0.0, limits.confidence, 1, 0, 0, "exact")
+    counts = trial.evaluation["drop"].detail or {}
+    return proof.drop_bound_of_counts(
+        counts["lost"], counts["gained"], counts["images"], limits.confidence
+    )
+
+
+def near_misses(trials: Sequence[Trial], limits: Limits) -> tuple[Trial, ...]:
+    """Up to five infeasible trials that would win, nearest to the limits first."""
+    feasible = [t for t in trials if t.feasible]
+    best_ms = min(map(_latency, feasible), default=float("inf"))
+    misses = [
+        t
+        for t in trials
+        if t.state == "complete" and not t.feasible and (not feasible or _latency(t) < best_ms)
+    ]
+    return tuple(sorted(misses, key=lambda t: _worst(t, limits))[:5])
+
+
+def blocking(trials: Sequence[Trial], limits: Limits, ceilings: Mapping[str, float]) -> list[str]:
+    """One sentence for each constraint that keeps the closest trials out, and what it would cost.
+
+    Empty when some trial is feasible.
+    """
+    known = [t for t in trials if t.state != "failed" and t.evaluation is not None]
+    if any(t.feasible for t in known):
+        return []
+    sentences = []
+    for name in {name for t in known for name, v in t.violations.items() if v > 0}:
+        alone = [
+            t
+            for t in known
+            if t.state == "complete"
+            and t.violations.get(name, 0) > 0
+            and all(v <= 0 for other, v in t.violations.items() if other != name)
+        ]
+        limit = limits.max_drop if name == "drop" else ceilings[name]
+        if not alone:
+            sentences.append(f"{name} is over its limit of {limit:g} together with others.")
+            continue
+        nearest = min(alone, key=lambda t: t.violations[name])
+        assert nearest.evaluation is not None
+        sentences.append(
+            f"{name} is limited to {limit:g}; relaxed to {nearest.evaluation.value(name):.4g}, "
+            f"trial {nearest.number} would be feasible at {_latency(nearest):.4g} ms."
+        )
+    return sorted(sentences)
+
+
+def _worst(trial: Trial, limits: Limits) -> float:
+    """The largest excess; of the drop in units of a limit of at least one point."""
+    scale = max(limits.max_drop, 0.01)
+    return max(v / scale if name == "drop" else v for name, v in trial.violations.items())
+
+
+def _latency(trial: Trial) -> float:
+    assert trial.evaluation is not None
+    return trial.evaluation.value("latency_ms")

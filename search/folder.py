@@ -1,0 +1,125 @@
+"""The folder of a study: what lies where, and what identifies the study in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.errors import InputError, StudyError
+
+FOLDER_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """``runs/<study>/``."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.path.name
+
+    @property
+    def database(self) -> Path:
+        """Optuna's storage: the truth about every trial."""
+        return self.path / "study.db"
+
+    @property
+    def plans(self) -> Path:
+        """Exported files, one folder a plan."""
+        return self.path / "plans"
+
+    @property
+    def scratch(self) -> Path:
+        """Space for evaluators."""
+        return self.path / "scratch"
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.path / "report.html"
+
+    @property
+    def identity(self) -> Path:
+        """What the study is a study of."""
+        return self.path / "study.json"
+
+
+def open_folder(runs: Path, study: str | None, resume: bool, default: str) -> StudyFolder:
+    """The folder of a new study, or of an existing one that is resumed.
+
+    Without a name, a new study is called ``default`` with the time, and the latest one that
+    begins so is resumed.
+
+    Raises:
+        StudyError: it exists and is not resumed, or is resumed and does not exist.
+        InputError: it can't be written, or the name is not one.
+    """
+    if study is not None and (not study or study in (".", "..") or "/" in study):
+        raise InputError(f"--study must be a plain name, but got {study!r}; leave out slashes")
+    if study is None and resume:
+        found = sorted(runs.glob(f"{default}-*/study.json"), key=lambda p: p.stat().st_mtime)
+        if not found:
+            raise StudyError(
+                f"--resume must find a study, but {runs} has none called {default}-…; name it "
+                f"with --study or leave out --resume"
+            )
+        return StudyFolder(found[-1].parent)
+    folder = StudyFolder(runs / (study or f"{default}-{time.strftime('%Y%m%d-%H%M%S')}"))
+    exists = folder.identity.exists()
+    if exists and not resume:
+        raise StudyError(
+            f"--study must name a new study, but {folder.path} exists; add --resume to go on "
+            f"with it, or choose another name"
+        )
+    if resume and not exists:
+        raise StudyError(
+            f"--resume must find the study, but {folder.path} does not exist; leave out "
+            f"--resume to start it"
+        )
+    try:
+        for path in (folder.path, folder.plans, folder.scratch):
+            path.mkdir(parents=True, exist_ok=True)
+        probe = folder.path / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"the output folder must be writable, but {folder.path} is not "
+            f"({error.strerror}); choose another with --output"
+        ) from None
+    return folder
+
+
+def check_identity(folder: StudyFolder, identity: Mapping[str, str]) -> None:
+    """Writes what the study is of, or compares it with what a resumed one was of.
+
+    Raises:
+        StudyError: the study is of another model, data set or target, or of another release.
+    """
+    if not folder.identity.exists():
+        part = folder.identity.with_suffix(".part")
+        part.write_text(json.dumps({"version": FOLDER_VERSION, **identity}, indent=2))
+        part.replace(folder.identity)
+        return
+    try:
+        kept = json.loads(folder.identity.read_text())
+    except ValueError as error:
+        raise StudyError(f"{folder.identity} must be JSON, but is not: {error}") from None
+    if kept.get("version") != FOLDER_VERSION:
+        raise StudyError(
+            f"the study must be of version {FOLDER_VERSION}, but has {kept.get('version')!r}; "
+            f"start a new one with --study"
+        )
+    for key, value in identity.items():
+        if kept.get(key) != value:
+            raise StudyError(
+                f"a resumed study must be of the same {key}, but it has {kept.get(key)} and now "
+                f"it is {value}; start a new one with --study"
+            )

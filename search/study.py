@@ -1,0 +1,209 @@
+"""The study: who is asked for the next plan, and where every result is kept.
+
+Optuna's sampler works on a study in memory; each finished trial is copied to the persistent
+storage before its result counts as known. Nothing in the storage is ever unfinished, so there
+is nothing to repair after a crash, and a sampler's questions never wait for a disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from evaluators import Evaluation
+from search.errors import StudyError
+from search.samplers import make_sampler
+from search.trial import Trial
+from spaces import CompressionPlan
+from spaces.dimension import Dimension, ParamValue, Real
+from spaces.space import SearchSpace
+
+STUDY_VERSION = 1
+WORST_ACCURACY = 0.0
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A proposal that waits for its result."""
+
+    plan: CompressionPlan
+    origin: str
+    handle: optuna.Trial
+
+
+class Study:
+    """Ask and tell over plans; a plan that is known is never asked for twice."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        storage: optuna.storages.BaseStorage,
+        name: str,
+        *,
+        metric: str,
+        sampler: str,
+        seed: int,
+    ) -> None:
+        self._space = space
+        self._metric = metric
+        self._sampler = sampler
+        self._seed = seed
+        self._distributions = {d.name: _distribution(d) for d in space.dimensions}
+        self._proposals: list[tuple[CompressionPlan, str]] = []
+        self._asks = 0
+        self._memory = optuna.create_study(directions=["maximize", "minimize"])
+        self._stored = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=["maximize", "minimize"],
+            load_if_exists=True,
+        )
+        self.trials: list[Trial] = []
+        self.elapsed_s = 0.0  # time used when the last trial was told
+        self._known: dict[str, Trial] = {}
+        self._restore()
+
+    def propose(self, plans: Sequence[tuple[CompressionPlan, str]]) -> None:
+        """Plans, with their origin, to be asked for before the sampler's own."""
+        queued = {plan.plan_id for plan, _ in self._proposals}
+        for plan, origin in plans:
+            if plan.plan_id not in queued and plan.plan_id not in self._known:
+                self._proposals.append((plan, origin))
+                queued.add(plan.plan_id)
+
+    def ask(self) -> Ask:
+        """The next plan: what was proposed first, else the sampler's, possibly a known one."""
+        self._memory.sampler = make_sampler(self._sampler, self._ask_seed())
+        self._asks += 1
+        if self._proposals:
+            plan, origin = self._proposals.pop(0)
+            self._memory.enqueue_trial(self._space.encode(plan))
+            return Ask(plan, origin, self._memory.ask(self._distributions))
+        handle = self._memory.ask(self._distributions)
+        params: Mapping[str, ParamValue] = handle.params
+        return Ask(self._space.decode(params), f"sampler:{self._sampler}", handle)
+
+    def known(self, ask: Ask) -> Trial | None:
+        """The finished trial of the same plan, if there is one."""
+        return self._known.get(ask.plan.plan_id)
+
+    def repeat(self, ask: Ask, trial: Trial) -> None:
+        """Tells the sampler what a known plan is worth; nothing new is kept but the question."""
+        self._tell_sampler(ask, trial)
+
+    def tell(self, ask: Ask, trial: Trial, elapsed_s: float) -> None:
+        """Keeps a finished trial and the time used so far; on return it is in the storage."""
+        frozen = self._tell_sampler(ask, trial)
+        frozen.user_attrs = {
+            **frozen.user_attrs,
+            "trial": trial_to_json(trial),
+            "asks": self._asks,
+            "elapsed_s": elapsed_s,
+        }
+        self._stored.add_trial(frozen)
+        self._remember(trial)
+
+    def _tell_sampler(self, ask: Ask, trial: Trial) -> FrozenTrial:
+        """A rejected plan is told with the worst accuracy and its violation, so that the
+        sampler learns; told as failed, no sampler does.
+        """
+        if trial.state == "failed":
+            return self._memory.tell(ask.handle, state=TrialState.FAIL)
+        assert trial.evaluation is not None
+        for name, excess in trial.violations.items():
+            ask.handle.set_constraint(name, excess)
+        accuracy = WORST_ACCURACY
+        if trial.state == "complete":
+            accuracy = trial.evaluation.value(self._metric)
+        return self._memory.tell(ask.handle, [accuracy, trial.evaluation.value("latency_ms")])
+
+    def _remember(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self._known[trial.plan.plan_id] = trial
+
+    def _restore(self) -> None:
+        frozen = self._stored.get_trials(deepcopy=False)
+        for each in frozen:
+            self._remember(trial_from_json(each.user_attrs["trial"]))
+            self._asks = max(self._asks, each.user_attrs["asks"])
+            self.elapsed_s = max(self.elapsed_s, each.user_attrs["elapsed_s"])
+        self._memory.add_trials(frozen)
+
+    def _ask_seed(self) -> int:
+        """Every ask has its own seed, so that a resumed study goes on as an uninterrupted one."""
+        text = f"{self._seed}:{self._asks}"
+        return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+
+
+def sqlite_storage(path: Path) -> optuna.storages.RDBStorage:
+    """The study's file.
+
+    Raises:
+        StudyError: the file can't be opened or written.
+    """
+    try:
+        return optuna.storages.RDBStorage(
+            f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}
+        )
+    except Exception as error:
+        raise StudyError(
+            f"the study's file must be a readable and writable SQLite database, but {path} is "
+            f"not ({type(error).__name__}); choose another --study or --output"
+        ) from error
+
+
+def trial_to_json(trial: Trial) -> dict[str, Any]:
+    """A versioned JSON object; ``trial_from_json`` gives an equal trial back."""
+    return {
+        "version": STUDY_VERSION,
+        "number": trial.number,
+        "plan": trial.plan.to_json(),
+        "state": trial.state,
+        "origin": trial.origin,
+        "evaluation": trial.evaluation.to_json() if trial.evaluation else None,
+        "violations": dict(trial.violations),
+        "reason": trial.reason,
+        "stages": dict(trial.stages),
+        "model": str(trial.model) if trial.model else None,
+    }
+
+
+def trial_from_json(data: Mapping[str, Any]) -> Trial:
+    """The trial that ``trial_to_json`` wrote.
+
+    Raises:
+        StudyError: it was written by another release.
+    """
+    if data.get("version") != STUDY_VERSION:
+        raise StudyError(
+            f"a study's trials must be of version {STUDY_VERSION}, but this one has "
+            f"{data.get('version')!r}; start a new one with --study"
+        )
+    return Trial(
+        number=data["number"],
+        plan=CompressionPlan.from_json(data["plan"]),
+        state=data["state"],
+        origin=data["origin"],
+        evaluation=Evaluation.from_json(data["evaluation"]) if data["evaluation"] else None,
+        violations=data["violations"],
+        reason=data["reason"],
+        stages=data["stages"],
+        model=Path(data["model"]) if data["model"] else None,
+    )
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if isinstance(dimension, Real):
+        return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+    return CategoricalDistribution(dimension.options)

@@ -1,0 +1,106 @@
+"""The untouched model: its weights, what it says of the training images, and its cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from search.augment import mirrored, shifted
+from search.fingerprint import model_fingerprint
+from search.task import Split, Task
+from search.train import Hardware, TrainSettings, Views, train
+from spaces.technique import LossInputs
+
+BASELINE = TrainSettings(epochs=15, learning_rate=1e-3)
+VIEWS = 6
+# A mirror image keeps its meaning where the model is hardly worse on it.
+MIRROR_LOSS = 0.02
+_BATCH = 128
+
+
+def cache_folder() -> Path:
+    """Where trained baselines are kept between searches."""
+    root = os.environ.get("COMPRESSION_SEARCH_CACHE")
+    return Path(root) if root else Path.home() / ".cache" / "compression-search"
+
+
+def baseline_weights(
+    task: Task, seed: int, hardware: Hardware, progress: Callable[[float], None]
+) -> Mapping[str, torch.Tensor]:
+    """The task's weights, or those of a model trained on its data (cached by content)."""
+    if task.weights is not None:
+        return task.weights
+    torch.manual_seed(seed)
+    model = task.build()
+    fresh = model_fingerprint(task, model.state_dict())
+    key = hashlib.sha256(f"1:{fresh}:{task.data.fingerprint}:{seed}:{BASELINE}".encode())
+    path = cache_folder() / "baselines" / f"{key.hexdigest()[:24]}.pt"
+    if path.exists():
+        try:
+            state: Mapping[str, torch.Tensor] = torch.load(path, weights_only=True)
+            return state
+        except (RuntimeError, EOFError, ValueError):
+            path.unlink()  # a write that was cut short: train again
+    split = task.data.train
+    blank = torch.zeros(VIEWS, len(split), len(task.data.classes))
+    images = _views(split, (), seed)
+    views = Views(images, blank, torch.from_numpy(split.labels))
+    settings = TrainSettings(BASELINE.epochs, learning_rate=BASELINE.learning_rate, seed=seed)
+    train(model, views, task.data.preprocess, _labels_only, settings, hardware, progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    torch.save(model.state_dict(), part)
+    part.replace(path)
+    return model.state_dict()
+
+
+def teacher_views(task: Task, teacher: nn.Module, hardware: Hardware, seed: int) -> Views:
+    """Augmented views of the training images with the teacher's logits on each."""
+    split = task.data.train
+    axes = mirror_axes(task, teacher, hardware)
+    images = _views(split, axes, seed)
+    logits = torch.stack([_logits(task, teacher, hardware, view) for view in images])
+    return Views(images, logits, torch.from_numpy(split.labels))
+
+
+def mirror_axes(task: Task, teacher: nn.Module, hardware: Hardware) -> tuple[int, ...]:
+    """The axes (2, 3) along which mirroring hardly costs the teacher accuracy."""
+    split = task.data.calibration
+    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+
+    def score(x: torch.Tensor) -> float:
+        return float((_logits(task, teacher, hardware, x).argmax(1) == labels).float().mean())
+
+    plain = score(images)
+    return tuple(axis for axis in (2, 3) if score(images.flip(axis)) >= plain - MIRROR_LOSS)
+
+
+def _views(split: Split, axes: tuple[int, ...], seed: int) -> torch.Tensor:
+    """The images as they are, then augmented ones: uint8 (VIEWS, N, C, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    plain = torch.from_numpy(np.ascontiguousarray(split.images))
+    changed = (mirrored(shifted(plain, generator), axes, generator) for _ in range(VIEWS - 1))
+    return torch.stack([plain, *changed])
+
+
+def _logits(
+    task: Task, teacher: nn.Module, hardware: Hardware, pixels: torch.Tensor
+) -> torch.Tensor:
+    model = hardware.place(teacher).eval()
+    found = []
+    with torch.no_grad(), hardware.autocast():
+        for start in range(0, len(pixels), _BATCH):
+            x = hardware.network_input(pixels[start : start + _BATCH], task.data.preprocess)
+            found.append(model(x).float().cpu())
+    return torch.cat(found)
+
+
+def _labels_only(batch: LossInputs) -> torch.Tensor:
+    return functional.cross_entropy(batch.student, batch.labels)

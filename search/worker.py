@@ -1,0 +1,213 @@
+"""One trial from plan to evaluation: what a worker does, wherever it runs.
+
+A worker gets a job and gives an outcome; it shares no state with others and is safe to repeat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from evaluators import Evaluation, EvaluationContext, discover, evaluate, lease
+from search.limits import Limits
+from search.task import Task
+from search.train import Hardware, TrainSettings, Views, recalibrate, train
+from spaces import CompressionPlan
+from spaces.distillation import DEFAULT, distillation_loss
+from spaces.export import export_onnx
+from spaces.network import Network
+from spaces.space import bind
+from spaces.technique import ExportContext, Hooks, LossInputs, PrepareContext
+
+CONSTRAIN_AT = 0.6  # of the training; fake quantization comes when the weights have settled
+Stage = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A plan to be tried: ``epochs`` of training, with fake quantization where planned."""
+
+    plan: CompressionPlan
+    epochs: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job. ``reason`` is set when it was rejected before training."""
+
+    evaluation: Evaluation
+    violations: Mapping[str, float]
+    stages: Mapping[str, float]
+    model: Path | None  # None when rejected
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What every trial of a search needs; fixed once the search has begun."""
+
+    task: Task
+    weights: Mapping[str, torch.Tensor]
+    network: Network
+    views: Views
+    context: EvaluationContext
+    calibration: NDArray[np.float32]  # preprocessed calibration images (N, C, H, W)
+    limits: Limits
+    settings: TrainSettings
+    hardware: Hardware
+    folder: Path  # where exported files are kept, one folder a plan
+
+
+class Stages:
+    """Seconds by stage, told to a listener as they begin."""
+
+    def __init__(self, listener: Stage) -> None:
+        self.seconds: dict[str, float] = {}
+        self._listener = listener
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Times one stage; a stage that comes twice is added up."""
+        self._listener(name, None)
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - begun
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+    def fraction(self, name: str, done: float) -> None:
+        """Tells how far the stage is."""
+        self._listener(name, done)
+
+
+def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
+    """Builds, checks the cheap facts, trains, exports and evaluates one plan.
+
+    Raises whatever goes wrong in the model's own code; the driver records it and goes on.
+    """
+    stages = Stages(listener)
+    folder = bench.folder / job.plan.plan_id
+    folder.mkdir(parents=True, exist_ok=True)
+    hooks = bind(job.plan)
+    with stages("build"):
+        torch.manual_seed(trial_seed(bench.settings.seed, job.plan))
+        model, context = build(bench, hooks)
+    facts = Evaluation({})
+    if bench.limits.ceilings(bench.context.profile):
+        with stages("facts"):
+            facts = cheap_facts(model, hooks, bench, folder)
+            violations = bench.limits.violations(facts, bench.context.profile)
+        broken = {name: v for name, v in violations.items() if v > 0}
+        if broken:
+            reason = _rejection(broken, facts, bench)
+            shutil.rmtree(folder)
+            return Outcome(facts, violations, stages.seconds, None, reason)
+    if job.epochs > 0:
+        with stages("train"), lease.training():
+            _train(model, hooks, context, job, bench, stages)
+    with stages("export"):
+        path = export(model, hooks, bench, folder)
+        torch.save(model.state_dict(), folder / "weights.pt")
+    with stages("evaluate"):
+        evaluation = facts.merged(evaluate(path, bench.context))
+    violations = bench.limits.violations(evaluation, bench.context.profile)
+    return Outcome(evaluation, violations, stages.seconds, path)
+
+
+def trial_seed(seed: int, plan: CompressionPlan) -> int:
+    """A seed for training that depends on the search's seed and the plan alone."""
+    return int(hashlib.sha256(f"{seed}:{plan.plan_id}".encode()).hexdigest()[:8], 16)
+
+
+def build(bench: Workbench, hooks: tuple[Hooks, ...]) -> tuple[nn.Module, PrepareContext]:
+    """The planned architecture with what is left of the baseline's weights."""
+    model = bench.task.build()
+    model.load_state_dict(bench.weights)
+    context = PrepareContext(
+        bench.network,
+        torch.from_numpy(bench.calibration),
+        torch.from_numpy(bench.task.data.calibration.labels),
+    )
+    for hook in hooks:
+        if hook.prepare:
+            hook.prepare(model, context)
+    return model.eval(), context
+
+
+def cheap_facts(
+    model: nn.Module, hooks: tuple[Hooks, ...], bench: Workbench, folder: Path
+) -> Evaluation:
+    """Figures of the untrained export that don't depend on the weights' values."""
+    path = export(model, hooks, bench, folder)
+    return evaluate(path, bench.context, [e for e in discover() if e.cheap])
+
+
+def export(model: nn.Module, hooks: tuple[Hooks, ...], bench: Workbench, folder: Path) -> Path:
+    """Writes ``model.onnx`` as it ships: exported once, then rewritten by each technique."""
+    path = folder / "model.onnx"
+    export_onnx(model, path, bench.network.input_shape)
+    context = ExportContext(bench.context.profile, bench.calibration, bench.context.scratch)
+    for number, hook in enumerate(hooks):
+        if hook.export:
+            rewritten = folder / f"rewritten-{number}.onnx"
+            hook.export(path, rewritten, context)
+            rewritten.replace(path)
+    return path
+
+
+def _train(
+    model: nn.Module,
+    hooks: tuple[Hooks, ...],
+    context: PrepareContext,
+    job: Job,
+    bench: Workbench,
+    stages: Stages,
+) -> None:
+    preprocess = bench.task.data.preprocess
+    recalibrate(model, bench.views, preprocess, bench.hardware)
+    losses = [hook.loss for hook in hooks if hook.loss]
+
+    def loss(batch: LossInputs) -> torch.Tensor:
+        if not losses:
+            return distillation_loss(batch, **DEFAULT)
+        return torch.stack([one(batch) for one in losses]).sum()
+
+    def constrain(student: nn.Module) -> None:
+        for hook in hooks:
+            if hook.constrain:
+                hook.constrain(student, context)
+
+    def after_batch(done: float) -> None:
+        lease.yield_to_measurements()
+        stages.fraction("train", done)
+
+    settings = replace(
+        bench.settings, epochs=job.epochs, seed=trial_seed(bench.settings.seed, job.plan)
+    )
+    run = partial(train, model, bench.views, preprocess, loss, settings, bench.hardware)
+    run(after_batch, constrain=constrain, constrain_at=CONSTRAIN_AT)
+    for hook in hooks:
+        if hook.release:
+            hook.release(model)
+
+
+def _rejection(broken: Mapping[str, float], facts: Evaluation, bench: Workbench) -> str:
+    ceilings = bench.limits.ceilings(bench.context.profile)
+    parts = (
+        f"{name} must be at most {ceilings[name]:g}, but the untrained export has "
+        f"{facts.value(name):g} (+{excess:.0%})"
+        for name, excess in broken.items()
+    )
+    return "; ".join(parts)
