@@ -22,6 +22,12 @@ from search.trial import Trial
 
 NOTHING = "–"
 BUNDLE = "best"  # the winner's folder in the study's
+STOPPED = {
+    "trials": "all trials done",
+    "budget": "the budget used up",
+    "interrupt": "interrupted",
+    "exhausted": "the sampler out of new plans",
+}
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,8 @@ def stopped(result: SearchResult) -> str:
     """Why and when the search ended."""
     counts = to_json(result)["trials"]
     told = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    return f"Ended by {result.stopped_by} after {words.duration(result.seconds)}: {told}."
+    why = STOPPED.get(result.stopped_by, result.stopped_by)
+    return f"Ended after {words.duration(result.seconds)}, {why}: {told}."
 
 
 def commands(result: SearchResult) -> list[tuple[str, str]]:

@@ -41,6 +41,13 @@ def with_figures(trial, *figures):
     return replace(trial, evaluation=trial.evaluation.merged(Evaluation.of(figures)))
 
 
+def with_drop(result, drop, bound):
+    winner = result.winner
+    return replace(
+        result, winner=replace(winner, bound=replace(winner.bound, drop=drop, bound=bound))
+    )
+
+
 def latency(ms, name="latency_ms"):
     return Measurement(name, ms, "ms", "measured", "here")
 
@@ -124,7 +131,7 @@ def test_speedup_is_the_interleaved_ratio_where_there_is_one():
 
 
 def test_table_compares_three_models_and_leaves_out_what_nobody_has():
-    header, rows = table(sample_result(FOLDER))
+    header, rows = table(with_drop(sample_result(FOLDER), 0.00558, 0.01762))
     assert header == ["", "baseline", "strongest simple", "winner"]
     assert all(len(row) == 4 for row in rows)
     by_name = {row[0]: [plain(cell) for cell in row[1:]] for row in rows}
@@ -137,11 +144,16 @@ def test_table_compares_three_models_and_leaves_out_what_nobody_has():
 
 
 def test_summary_says_proved_and_what_to_type_next():
-    told = plain(summary(sample_result(FOLDER)))
+    told = plain(summary(with_drop(sample_result(FOLDER), 0.0056, 0.02)))
     assert "Proved: on 300 test images its accuracy drops by 0.56 points" in told
     assert "python 'runs/solar cells/best/verify.py'" in told
     assert "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db" in told
     assert sample_result(FOLDER).command in told.splitlines()[-1]
+
+
+def test_summary_says_why_the_search_ended():
+    told = " ".join(plain(summary(sample_result(FOLDER, stopped_by="budget"))).split())
+    assert "the budget used up: 21 completed, 2 rejected, 1 failed." in told
 
 
 def test_summary_names_the_images_needed_when_unproven():
