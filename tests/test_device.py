@@ -22,8 +22,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from evaluators import Evaluation, EvaluationContext, latency_device
 from evaluators.interval import Interval, quotient
-from evaluators.latency_device import Board, DeviceLatency, summarize
+from evaluators.latency_device import AnchoredBoard, DeviceLatency
+from hardware_profiles import board as boards
 from hardware_profiles import shipped_profiles
+from hardware_profiles.board import MIN_RUNS, Board, summarize
 from hardware_profiles.device import (
     HOST,
     Device,
@@ -137,7 +139,9 @@ def test_run_is_steady_when_its_times_are():
     run = summarize(answer([2.0] * 80 + [2.1] * 20), 1, QUIET, QUIET)
     assert (run.p50_ms, run.p90_ms, run.runs) == (2.0, 2.1, 100)
     assert run.unsteady == ()
-    assert run.interval.low <= 2.0 <= run.interval.high
+    assert run.parts_ms == (2.0,) * 8 + (2.1,) * 2
+    span = latency_device.interval(run)
+    assert span.low <= span.value == 2.0 <= span.high
 
 
 def test_run_is_unsteady_when_its_second_half_is_slower():
@@ -270,21 +274,21 @@ def test_missing_interpreter_and_runtime_are_explained(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(latency_device, "RETRY_WAITS_S", (0.05, 0.05))
+    monkeypatch.setattr(boards, "RETRY_WAITS_S", (0.05, 0.05))
 
 
 @pytest.fixture
 def board():
-    board = Board("host")
+    board = AnchoredBoard("host")
     yield board
     board.close()
 
 
-def test_anchor_runs_again_before_every_fourth_candidate(board, model, monkeypatch):
-    runs = []
+def test_anchor_runs_again_before_every_fourth_candidate(model, monkeypatch):
+    board, runs = AnchoredBoard("host"), []
     real = summarize(answer([2.0] * 60), 1, QUIET, QUIET)
     monkeypatch.setattr(Board, "run", lambda *_: runs.append(1) or real)
-    uses = [board.anchor(model, 1).uses for _ in range(9)]
+    uses = [board.anchor(model, 1, 5.0).uses for _ in range(9)]
     assert uses == [0, 1, 2, 3, 0, 1, 2, 3, 0]
     assert len(runs) == 3
 
@@ -296,8 +300,8 @@ def test_unsteady_device_is_measured_three_times_and_the_steadiest_kept(board, m
         steady = summarize(answer([2.0] * 60), 1, QUIET, QUIET)
         return dataclasses.replace(steady, variation=next(variations), unsteady=("varies",))
 
-    monkeypatch.setattr(latency_device, "_once", once)
-    assert board.run(model, 1).variation == 0.1
+    monkeypatch.setattr(boards, "_once", once)
+    assert board.run(model, 1, 5.0).variation == 0.1
     assert next(variations, None) is None
 
 
@@ -306,21 +310,58 @@ def test_device_that_disappears_is_retried(board, model, quick, caplog):
     threading.Timer(0.15, os.kill, (board._session.pid, signal.SIGKILL)).start()
     with caplog.at_level(logging.WARNING):
         run = board.run(model, 1, seconds=0.4, tries=1)
-    assert run.runs >= latency_device.MIN_RUNS
+    assert run.runs >= MIN_RUNS
     assert "disappeared; trying again" in caplog.text
 
 
 def test_device_that_stays_away_is_reported(board, model, quick, monkeypatch):
     board.about()
     os.kill(board._session.pid, signal.SIGKILL)
-    monkeypatch.setattr(latency_device, "AgentSession", _unreachable)
+    monkeypatch.setattr(boards, "AgentSession", _unreachable)
     with pytest.raises(DeviceError, match="given up after 3 attempts"):
-        board.run(model, 1)
+        board.run(model, 1, 5.0)
+
+
+def test_search_falls_back_with_a_label_when_the_device_is_gone(
+    model, quick, monkeypatch, tmp_path
+):
+    board = AnchoredBoard("host")
+    monkeypatch.setattr(latency_device, "shared", lambda _: board)
+    board.about()
+    board.close()
+    monkeypatch.setattr(boards, "AgentSession", _unreachable)
+    given = dataclasses.replace(context(tmp_path, "host"), profile=shipped_profiles()["x86-avx2"])
+    (found,) = DeviceLatency().evaluate(model, given)
+    assert (found.name, found.source, found.detail["tier"]) == (
+        "latency_ms",
+        "estimated",
+        "analytic",
+    )
+    assert "is off; given up after 3 attempts" in found.detail["instead_of_device"]
+    assert "not measured on the device" in found.how
+
+
+def test_device_that_was_given_up_is_used_again_when_it_is_back(board, model, quick, monkeypatch):
+    board.about()
+    board.close()
+    with monkeypatch.context() as away:
+        away.setattr(boards, "AgentSession", _unreachable)
+        for attempts in (3, 1):
+            with pytest.raises(DeviceError, match=f"given up after {attempts} attempts"):
+                board.run(model, 1, 0.1)
+    assert board.run(model, 1, 0.1, tries=1).runs >= MIN_RUNS
+
+
+def test_search_stops_when_the_device_never_worked(model, monkeypatch, tmp_path):
+    monkeypatch.setattr(latency_device, "shared", lambda _: AnchoredBoard("host"))
+    monkeypatch.setattr(boards, "AgentSession", _unreachable)
+    with pytest.raises(DeviceError, match="is off"):
+        DeviceLatency().evaluate(model, context(tmp_path, "host"))
 
 
 def test_device_that_never_worked_is_reported_at_once(board, monkeypatch):
-    monkeypatch.setattr(latency_device, "RETRY_WAITS_S", (60.0, 60.0))
-    monkeypatch.setattr(latency_device, "AgentSession", _unreachable)
+    monkeypatch.setattr(boards, "RETRY_WAITS_S", (60.0, 60.0))
+    monkeypatch.setattr(boards, "AgentSession", _unreachable)
     start = time.monotonic()
     with pytest.raises(DeviceError, match="is off"):
         board.about()
@@ -427,7 +468,7 @@ def test_search_measures_over_ssh(remote, model, tmp_path, sshd):
     assert latency.source == "measured"
     assert latency.detail["tier"] == "device"
     assert latency.detail["device"] == remote
-    assert latency.detail["runs"] >= latency_device.MIN_RUNS
+    assert latency.detail["runs"] >= MIN_RUNS
     assert remote in latency.how
     assert latency.low <= latency.value <= latency.high
     assert 0.1 < evaluation.value("latency_ratio") < 0.8
