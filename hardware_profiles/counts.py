@@ -1,18 +1,19 @@
-"""From counts of executed instructions and cache misses to milliseconds."""
+"""From counts of executed instructions and cache misses to milliseconds.
+
+Cycles are a non-negative linear function of the features below, milliseconds are cycles over
+clock; ``docs/latency.md`` has the method and its errors.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hardware_profiles.profile import HardwareProfile, ProfileError
+from hardware_profiles.events import COUNT_COLUMNS, FEATURES, INSTRUCTIONS, MISSES, WORK
+from hardware_profiles.profile import CountModel, HardwareProfile, ProfileError
 
-# What the counting plugin reports for one inference; also the columns of emulated_counts.csv.
-COUNT_COLUMNS: tuple[str, ...] = (
-    *("total", "fmla32", "fmla16", "dot", "mmla", "imul_w", "adalp"),
-    *("vload", "vstore", "sload", "sstore", "simd_other", "branch", "int"),
-    *("acc", "l1m", "l2m", "l3m", "l1s", "l2s", "l3s"),
-)
+__all__ = ["COUNT_COLUMNS", "FEATURES", "Estimate", "features", "latency_ms", "work_ms"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,26 @@ class Estimate:
 
     latency_ms: float
     error_pct: float  # mean error on models held out of the calibration
-    how: str  # one sentence: tier, threads, how the error was found
+    how: str  # one sentence: threads, how the error was found
     calibration_id: str
     caveat: str
+
+
+def features(counts: Mapping[str, float], last_level: str) -> dict[str, float]:
+    """Events by ``FEATURES``, from counts by ``COUNT_COLUMNS``.
+
+    Args:
+        counts: events of one inference (or one operator).
+        last_level: ``l2m`` or ``l3m``, the misses that go to memory.
+    """
+    misses, stores = counts[last_level], counts["vstore"]
+    shared = misses * stores / (misses + stores) if misses > 0 and stores > 0 else 0.0
+    return {
+        **{name: counts[name] for name in INSTRUCTIONS},
+        "l1_misses": counts["l1m"],
+        "written_misses": min(misses, stores / 2),
+        "shared_misses": shared,
+    }
 
 
 def latency_ms(
@@ -35,22 +53,100 @@ def latency_ms(
         profile: a device with a ``[counts]`` section.
         counts: events of one inference by ``COUNT_COLUMNS``, counted on
             ``profile.counts.qemu_cpu`` with one thread.
-        threads: worker threads on the device.
+        threads: worker threads on the device, at most its cores.
 
     Raises:
-        ProfileError: the profile has no coefficients for counts.
+        ProfileError: the profile has no coefficients for counts, or not that many cores.
     """
-    model = profile.counts
-    if model is None:
+    model = _model(profile)
+    factors = thread_factors(profile, threads)
+    error_pct, how = model.error_pct, model.error_how
+    if threads > 1:
+        nearest = _fitted_threads(model, threads)
+        error_pct = model.threads[str(nearest)].error_pct
+        how = model.threads[str(nearest)].error_how
+        if nearest != threads:
+            how += f"; interpolated to {threads} threads"
+    return Estimate(
+        latency_ms=math.fsum(_parts(profile, model, counts, factors).values()),
+        error_pct=error_pct,
+        how=how,
+        calibration_id=model.calibration_id,
+        caveat=model.caveat,
+    )
+
+
+def work_ms(
+    profile: HardwareProfile, counts: Mapping[str, float], threads: int = 1
+) -> dict[str, float]:
+    """The estimate of ``latency_ms`` split by ``WORK``; the parts add up to it.
+
+    Raises:
+        ProfileError: as ``latency_ms``.
+    """
+    parts = _parts(profile, _model(profile), counts, thread_factors(profile, threads))
+    return {
+        work: math.fsum(parts.get(name, 0.0) for name in names) for work, names in WORK.items()
+    }
+
+
+def thread_factors(profile: HardwareProfile, threads: int) -> dict[str, float]:
+    """What ``threads`` threads leave of one thread's time, by feature.
+
+    Between 1 and a published thread count n the factor f follows the power law
+    ``f(k) = f(n) ** (ln k / ln n)``, which is 1 at one thread.
+
+    Raises:
+        ProfileError: the device has not that many cores, or no published thread count.
+    """
+    if not 1 <= threads <= profile.cpu.cores:
+        raise ProfileError(
+            f"threads must be from 1 to {profile.cpu.cores}, the cores of {profile.name!r}, "
+            f"but got {threads}"
+        )
+    if threads == 1:
+        return dict.fromkeys(FEATURES, 1.0)
+    model = _model(profile)
+    nearest = _fitted_threads(model, threads)
+    if not nearest:
+        raise ProfileError(
+            f"{profile.name!r} has no thread factors, so that threads must be 1, but got "
+            f"{threads}; add a [counts.threads] section"
+        )
+    fitted = model.threads[str(nearest)]
+    power = math.log(threads) / math.log(nearest)
+    return {
+        **dict.fromkeys(INSTRUCTIONS, fitted.instructions**power),
+        **dict.fromkeys(MISSES, fitted.memory**power),
+        "l1_misses": fitted.l1_misses**power,
+    }
+
+
+def _model(profile: HardwareProfile) -> CountModel:
+    if profile.counts is None:
         raise ProfileError(
             f"an estimate from counts needs a profile with a [counts] section, but "
             f"{profile.name!r} has none; use the analytic tier"
         )
-    cycles = sum(each * counts[name] for name, each in model.cycles.items())
-    return Estimate(
-        latency_ms=cycles / profile.cpu.ghz * 1e-6 / min(threads, profile.cpu.cores) ** 0.5,
-        error_pct=model.error_pct,
-        how=f"estimated from emulated counts at {threads} thread(s); {model.error_how}",
-        calibration_id=model.calibration_id,
-        caveat=model.caveat,
-    )
+    return profile.counts
+
+
+def _fitted_threads(model: CountModel, threads: int) -> int:
+    """The smallest fitted thread count that is not below ``threads``, or the largest one."""
+    fitted = sorted(int(count) for count in model.threads)
+    above = [count for count in fitted if count >= threads]
+    return above[0] if above else max(fitted, default=0)
+
+
+def _parts(
+    profile: HardwareProfile,
+    model: CountModel,
+    counts: Mapping[str, float],
+    factors: Mapping[str, float],
+) -> dict[str, float]:
+    """Milliseconds by feature."""
+    events = features(counts, model.last_level)
+    return {
+        name: each * events[name] * factors[name] / profile.cpu.ghz * 1e-6
+        for name, each in model.cycles.items()
+    }

@@ -13,15 +13,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from hardware_profiles.events import FEATURES
 from hardware_profiles.ops import OPS, OpShape
 
 PROFILE_VERSION = 1
 DATA = Path(__file__).parent / "data"
 _STRICT = ConfigDict(extra="forbid")
+
+_Positive = Annotated[float, Field(gt=0)]
+_Amount = Annotated[float, Field(ge=0)]
+_Count = Annotated[int, Field(ge=1)]
 
 
 class ProfileError(ValueError):
@@ -41,10 +46,10 @@ class Kernel:
 
     op: str
     bits: int
-    giga_per_s: float  # 1e9 MACs (or elements) per second on one core
-    overhead_us: float
-    tile_out: int = 1  # output channels are computed in multiples of this
-    tile_in: int = 1
+    giga_per_s: _Positive  # 1e9 MACs (or elements) per second on one core
+    overhead_us: _Amount
+    tile_out: _Count = 1  # output channels are computed in multiples of this
+    tile_in: _Count = 1
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,9 @@ class Cpu:
 
     isa: str
     core: str
-    cores: int
-    ghz: float
-    bandwidth_gb_s: float
+    cores: _Count
+    ghz: _Positive
+    bandwidth_gb_s: _Positive
     l1_bytes: int = 32768
     l2_bytes: int = 0
     l3_bytes: int = 0
@@ -69,7 +74,7 @@ class Runtime:
 
     __pydantic_config__ = _STRICT
 
-    threads: int = 1
+    threads: _Count = 1
     activation_type: Literal["int8", "uint8"] = "int8"
     weight_type: Literal["int8", "uint8"] = "int8"
     reduce_range: bool = False
@@ -97,11 +102,49 @@ class Source:
 
 
 @dataclass(frozen=True)
+class ThreadFactors:
+    """What is left of each part of the one-thread time when several threads share the work.
+
+    0.25 at four threads is a perfect split; above 1, the threads disturb each other.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    instructions: _Positive
+    l1_misses: _Positive
+    memory: _Positive
+    error_pct: _Amount  # mean error on model families held out of the fit
+    error_how: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From which published latencies ``hardware_profiles fit`` derives the coefficients.
+
+    ``threads`` are the published thread counts, the one of the coefficients first. The bounds
+    are the core's: an instruction cannot cost less than its share of the issue width, nor a miss
+    of the first cache more than the second one's latency. ``cycles_from`` and ``threads_from``
+    name profiles whose coefficients or thread factors are taken where none are published.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    device: str  # as in published_latencies.csv
+    threads: tuple[_Count, ...]
+    issue_width: _Count
+    l1_miss_max: _Positive
+    cycles_from: str = ""
+    threads_from: str = ""
+    note: str = ""  # what a reader of the figures must know about this board's publications
+
+
+@dataclass(frozen=True)
 class CountModel:
     """Cycles per counted event: what turns emulated instruction counts into milliseconds.
 
     ``cycles`` maps a feature of ``hardware_profiles.counts`` (an instruction class or a kind
-    of cache miss) to cycles per event on one core. Written by ``hardware_profiles fit``.
+    of cache miss) to cycles per event on one core; ``threads`` maps a thread count to what it
+    leaves of them. Written by ``hardware_profiles fit``.
     """
 
     __pydantic_config__ = _STRICT
@@ -110,8 +153,13 @@ class CountModel:
     calibration_id: str  # changes when any coefficient does
     error_pct: float  # mean error at one thread on model families held out of the fit
     error_how: str
-    cycles: Mapping[str, float]
+    cycles: Mapping[str, _Amount]
+    last_level: Literal["l2m", "l3m"] = "l2m"  # the column of misses that go to memory
+    largest_error_pct: float = 0.0
+    rank_correlation: float = 0.0
     caveat: str = ""  # shown wherever a figure made with this is shown
+    threads: Mapping[str, ThreadFactors] = field(default_factory=dict)
+    fit: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -202,11 +250,29 @@ def read_profile(path: Path) -> HardwareProfile:
             f"{raw.get('version')!r}; write it anew from a shipped profile"
         )
     try:
-        return TypeAdapter(HardwareProfile).validate_python(raw)
+        profile = TypeAdapter(HardwareProfile).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ProfileError(f"{path.name}: {where}: {first['msg']}") from None
+    if profile.counts is not None:
+        _check_counts(path.name, profile.counts)
+    return profile
+
+
+def _check_counts(name: str, model: CountModel) -> None:
+    unknown = [feature for feature in model.cycles if feature not in FEATURES]
+    if unknown:
+        raise ProfileError(
+            f"{name}: counts.cycles must name known events, but has {', '.join(unknown)}; "
+            f"known: {', '.join(FEATURES)}"
+        )
+    wrong = [count for count in model.threads if not count.isdecimal() or int(count) < 2]
+    if wrong:
+        raise ProfileError(
+            f"{name}: counts.threads must be keyed by thread counts from 2, but has "
+            f"{', '.join(wrong)}"
+        )
 
 
 @cache
