@@ -1,0 +1,132 @@
+"""Whether a file gives the same classes on the target's processor as it does here."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from evaluators.graph import read_model
+from evaluators.measurement import Measurement
+from evaluators.sessions import open_session
+from hardware_profiles import HardwareProfile, ProfileError, emulator
+from hardware_profiles.host import cpu_flags
+
+ALLOWED = 0.005  # share of images whose class may differ before it is flagged
+SECONDS = 120.0
+_CHUNK = 16
+_NOT_SATURATING = frozenset({"avx512_vnni", "avx_vnni", "asimddp", "asimd"})
+
+
+def agreement(
+    model: Path,
+    images: NDArray[np.float32],
+    profile: HardwareProfile,
+    seconds: float = SECONDS,
+) -> Measurement:
+    """``target_agreement``: share of images with the same top class here and on the target.
+
+    Both run the same onnxruntime version, the target's for aarch64 on an emulated core.
+
+    Args:
+        model: an ONNX file with one input (batch, C, H, W) and logits as its first output.
+        images: preprocessed, (N, C, H, W); taken in order until the time is up.
+        profile: the target, with a ``[counts]`` section, which names the core.
+        seconds: no new chunk of images begins after these.
+
+    Raises:
+        ProfileError: the profile names no core to emulate.
+        EmulatorError: no emulator is installed, or the file crashed it or made it hang.
+    """
+    if profile.counts is None:
+        raise ProfileError(
+            f"agreement on the target needs a profile with a [counts] section, which names the "
+            f"core to emulate, but {profile.name!r} has none"
+        )
+    core = profile.counts.qemu_cpu
+    target = target_logits(model, images, core, seconds)
+    host = host_logits(model, images[: len(target)], profile)
+    same = host.argmax(1) == target.argmax(1)
+    share = float(same.mean())
+    flagged = 1 - share > ALLOWED
+    ordered = np.sort(host, axis=1)
+    margins = ordered[:, -1] - ordered[:, -2]
+    return Measurement(
+        name="target_agreement",
+        value=share,
+        unit="",
+        source="measured",
+        how=(
+            f"top-1 class of {len(same)} images, onnxruntime for aarch64 on an emulated "
+            f"{emulator.CORES[core].qemu} against this host"
+        ),
+        detail={
+            "images": len(same),
+            "different": int((~same).sum()),
+            "largest_difference": float(np.abs(host - target).max()),
+            "median_margin": float(np.median(margins)),
+            "median_margin_where_different": float(np.median(margins[~same])) if flagged else None,
+            "flagged": flagged,
+            "cause": likely_cause(model, profile, cpu_flags()) if flagged else None,
+        },
+    )
+
+
+def host_logits(
+    model: Path, images: NDArray[np.float32], profile: HardwareProfile
+) -> NDArray[np.float32]:
+    """Logits (N, classes) here, one image at a time as on the target."""
+    session = open_session(model, profile)
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: image[None]})[0] for image in images])
+
+
+def target_logits(
+    model: Path, images: NDArray[np.float32], core: str, seconds: float = SECONDS
+) -> NDArray[np.float32]:
+    """Logits (n, classes) of the first n images on an emulated core, until the time is up.
+
+    Raises:
+        EmulatorError: as ``agreement``.
+    """
+    machine = emulator.shared(core, counting=False)
+    found: list[NDArray[np.float32]] = []
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder) / "images.npy", Path(folder) / "logits.npy"
+        for first in range(0, len(images), _CHUNK):
+            if found and time.monotonic() - start > seconds:
+                break
+            np.save(given, images[first : first + _CHUNK])
+            machine.predict(model, given, made)
+            found.append(np.load(made))
+    return np.concatenate(found)
+
+
+def likely_cause(model: Path, profile: HardwareProfile, host_flags: frozenset[str]) -> str:
+    """Why classes differ, from what the file holds and what this host's kernels do."""
+    types = _zero_point_types(read_model(model))
+    if not types:
+        return "float sums in another order; such images are near ties"
+    # Without the signed kernels of the target, the host makes activations unsigned.
+    unsigned = onnx.TensorProto.UINT8 in types or profile.runtime.activation_type == "uint8"
+    if unsigned and not profile.runtime.reduce_range and not host_flags & _NOT_SATURATING:
+        return (
+            "this host's U8S8 kernels saturate (no VNNI), the target's do not; the accuracy "
+            "measured here is the lower one: quantize with reduce_range to compare"
+        )
+    return "int8 kernels of host and target round differently; such images are near ties"
+
+
+def _zero_point_types(model: onnx.ModelProto) -> set[int]:
+    """Element types of the zero points of the file's QuantizeLinear operators."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    return {
+        types[node.input[2]]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and len(node.input) > 2 and node.input[2] in types
+    }
