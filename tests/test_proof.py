@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from search import proof
+from search import paired, resampled
 from search.proof import (
     DropBound,
     Finalist,
@@ -79,8 +79,8 @@ def test_bound_is_rule_of_three_when_nothing_disagrees():
 def test_score_bound_equals_published_interval():
     # Airway responsiveness, 1 and 7 changes in 21 pairs; Tango's 95 % interval as printed by
     # Fagerland, Lydersen & Laake, Statistics in Medicine 33, 2014: -0.517 to -0.026.
-    assert proof._score_bound(1, 7, 21, 0.975) == pytest.approx(-0.026, abs=5e-4)
-    assert -proof._score_bound(7, 1, 21, 0.975) == pytest.approx(-0.517, abs=5e-4)
+    assert paired.score_bound(1, 7, 21, 0.975) == pytest.approx(-0.026, abs=5e-4)
+    assert -paired.score_bound(7, 1, 21, 0.975) == pytest.approx(-0.517, abs=5e-4)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_score_bound_equals_published_interval():
 )
 def test_score_bound_is_where_the_score_test_rejects(lost, gained, images):
     # The rate of gains here maximizes the likelihood numerically, instead of in closed form.
-    drop = proof._score_bound(lost, gained, images, CONFIDENCE)
+    drop = paired.score_bound(lost, gained, images, CONFIDENCE)
 
     def unlikely(gain_rate: float) -> float:
         rest = images - lost - gained
@@ -111,8 +111,8 @@ def test_score_bound_is_where_the_score_test_rejects(lost, gained, images):
 def test_exact_bound_equals_naive_enumeration():
     images = 14
     everything = outcomes(images)
-    scores = np.array([proof._score_bound(x, y, images, CONFIDENCE) for x, y in everything])
-    allowed = 0.05 * (1 - proof.NUISANCE_SHARE)
+    scores = np.array([paired.score_bound(x, y, images, CONFIDENCE) for x, y in everything])
+    allowed = 0.05 * (1 - paired.NUISANCE_SHARE)
     for (lost, gained), score in zip(everything, scores, strict=True):
         if lost == images or (lost + gained) % 4:
             continue
@@ -135,7 +135,7 @@ def test_probabilities_equal_the_multinomial():
     inside = [x <= most_lost[y] for x, y in outcomes(images)]
     rates = np.array([0.0, 0.01, 0.2, 0.465])
     expected = [chances(images, drop, rate)[inside].sum() for rate in rates]
-    assert proof._probabilities(most_lost, drop, rates) == pytest.approx(expected, abs=1e-10)
+    assert paired._probabilities(most_lost, drop, rates) == pytest.approx(expected, abs=1e-10)
 
 
 # --- the paired bound: what must always hold ----------------------------------------------
@@ -180,18 +180,18 @@ counts = st.integers(1, 2000).flatmap(
 ).filter(lambda c: c[0] + c[1] <= c[2])  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(counts)
 def test_exact_bound_is_near_the_score_bound_and_hardly_ever_below(case):
     lost, gained, images = case
     exact = of_counts(lost, gained, images, CONFIDENCE)
-    score = proof._score_bound(lost, gained, images, CONFIDENCE)
+    score = paired.score_bound(lost, gained, images, CONFIDENCE)
     assert exact.method == "exact"
     assert score - 0.5 / images <= exact.bound <= score + 6 / images
     assert exact.drop <= exact.bound <= 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(counts)
 def test_exchanging_the_models_mirrors_drop_and_limits(case):
     lost, gained, images = case
@@ -199,9 +199,9 @@ def test_exchanging_the_models_mirrors_drop_and_limits(case):
     assert ours.drop == -theirs.drop
     # The mirrored upper bound is a lower bound: below the drop, and Tango's own lower limit.
     assert -theirs.bound <= ours.drop <= ours.bound
-    lower = -proof._score_bound(gained, lost, images, 0.95)
+    lower = -paired.score_bound(gained, lost, images, 0.95)
     if lower > -1:
-        excess = proof._score_excess(lost, gained, images, lower, -1.6448536269514722)
+        excess = paired._score_excess(lost, gained, images, lower, -1.6448536269514722)
         assert excess == pytest.approx(0, abs=1e-5)
 
 
@@ -213,7 +213,7 @@ def test_higher_confidence_gives_higher_bound():
 def test_score_takes_over_when_gains_are_many_and_agrees_where_it_does():
     exact, score = of_counts(950, 900, 20_000, 0.95), of_counts(1050, 1000, 20_000, 0.95)
     assert (exact.method, score.method) == ("exact", "score")
-    assert exact.bound == pytest.approx(proof._score_bound(950, 900, 20_000, 0.95), abs=1e-4)
+    assert exact.bound == pytest.approx(paired.score_bound(950, 900, 20_000, 0.95), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_f1_counts_only_classes_that_occur_in_the_labels():
 
 
 def test_bootstrap_of_one_class_without_gains_is_clopper_pearson(monkeypatch):
-    monkeypatch.setattr(proof, "RESAMPLES", 100_000)
+    monkeypatch.setattr(resampled, "RESAMPLES", 100_000)
     labels = np.zeros(200, dtype=int)
     for lost in (0, 1, 6):
         candidate = np.where(np.arange(200) < lost, 1, 0)
@@ -333,7 +333,7 @@ def test_bootstrap_accepts_a_drop_at_the_limit_in_at_most_five_percent(
     monkeypatch, metric, lost, gained
 ):
     """Two classes, one of them rare; the limit is the true drop."""
-    monkeypatch.setattr(proof, "RESAMPLES", 500)
+    monkeypatch.setattr(resampled, "RESAMPLES", 500)
     share, right = np.array([0.8, 0.2]), np.array([0.9, 0.8])
     cells, rates = [], []
     for k in (0, 1):
@@ -341,11 +341,11 @@ def test_bootstrap_accepts_a_drop_at_the_limit_in_at_most_five_percent(
         cells += [(k, k, k), (k, k, 1 - k), (k, 1 - k, k), (k, 1 - k, 1 - k)]
         rates += [share[k] * rate for rate in stay]
     everything = np.array(cells).T
-    score = proof._recall if metric == "balanced_accuracy" else proof._f1
-    pairs = proof._Pairs.of(np.array([0, 1]), everything)
+    score = resampled.recall if metric == "balanced_accuracy" else resampled.f1
+    pairs = resampled.Pairs.of(np.array([0, 1]), everything)
     limit = pairs.drops(score, np.array([rates]))[0]
     rng = np.random.default_rng(4)
-    runs, accepted = 400, 0
+    runs, accepted = 250, 0
     for seed in range(runs):
         drawn = np.repeat(everything, rng.multinomial(300, rates), axis=1)
         accepted += metric_drop_bound(metric, *drawn, CONFIDENCE, seed).shows(limit)
@@ -476,7 +476,7 @@ def test_a_winner_beyond_the_limit_is_accepted_in_at_most_five_percent(
     images, gain_rate, drops, together
 ):
     """Several finalists, the worse the faster; the order comes from an equal validation split."""
-    limit, runs, wrong = 0.03, 1500, 0
+    limit, runs, wrong = 0.03, 1000, 0
     most_lost = accepted(images, stats.binom.ppf(1 - 1e-6, images, gain_rate).astype(int))
     rng = np.random.default_rng(images)
     for _ in range(runs):
@@ -489,7 +489,7 @@ def test_a_winner_beyond_the_limit_is_accepted_in_at_most_five_percent(
             return DropBound(0.0, bound, 0.95, images, lost, gained, "exact")
 
         finalists = [
-            finalist(i, 10.0 - i, proof._score_bound(*validation[i], images, 0.95))
+            finalist(i, 10.0 - i, paired.score_bound(*validation[i], images, 0.95))
             for i in range(len(drops))
         ]
         result = prove(finalists, test, limit)
