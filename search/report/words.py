@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from evaluators import Measurement
 
 UNKNOWN = "not evaluated"
-_NBSP = "\u00a0"
+NOTHING = "–"
+NBSP = "\u00a0"
 
 
 def latency(ms: float | None) -> str:
     """``0.27 ms``, ``142 ms``: three significant digits of milliseconds."""
-    return UNKNOWN if ms is None else f"{_digits(ms)}{_NBSP}ms"
+    return UNKNOWN if ms is None else f"{_digits(ms)}{NBSP}ms"
 
 
 def size(value_bytes: float | None) -> str:
@@ -19,8 +22,8 @@ def size(value_bytes: float | None) -> str:
         return UNKNOWN
     for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value_bytes >= factor:
-            return f"{_digits(value_bytes / factor)}{_NBSP}{unit}"
-    return f"{value_bytes:.0f}{_NBSP}B"
+            return f"{_digits(value_bytes / factor)}{NBSP}{unit}"
+    return f"{value_bytes:.0f}{NBSP}B"
 
 
 def count(value: float | None) -> str:
@@ -29,7 +32,7 @@ def count(value: float | None) -> str:
         return UNKNOWN
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
-            return f"{_digits(value / factor)}{_NBSP}{unit}"
+            return f"{_digits(value / factor)}{NBSP}{unit}"
     return f"{value:.0f}"
 
 
@@ -37,7 +40,7 @@ def percent(share: float | None) -> str:
     """``97.8 %`` of a share in [0, 1]; two decimals where one would hide a difference."""
     if share is None:
         return UNKNOWN
-    return f"{round(share * 100, 2):.4g}{_NBSP}%"
+    return f"{round(share * 100, 2):.4g}{NBSP}%"
 
 
 def points(difference: float | None) -> str:
@@ -46,7 +49,7 @@ def points(difference: float | None) -> str:
         return UNKNOWN
     rounded = round(difference * 100, 2)
     unit = "point" if abs(rounded) == 1 else "points"
-    return f"{rounded:.4g}{_NBSP}{unit}".replace("-", "−")
+    return f"{rounded:.4g}{NBSP}{unit}".replace("-", "−")
 
 
 def ratio(times: float | None) -> str:
@@ -58,14 +61,38 @@ def duration(seconds: float) -> str:
     """``42 s``, ``4 min 10 s``, ``2 h 5 min``."""
     whole = round(seconds)
     if whole < 1:
-        return f"{_digits(seconds * 1e3)}{_NBSP}ms"
+        return f"{_digits(seconds * 1e3)}{NBSP}ms"
     if whole < 60:
-        return f"{whole}{_NBSP}s"
+        return f"{whole}{NBSP}s"
     minutes, rest = divmod(whole, 60)
     if minutes < 60:
-        return f"{minutes}{_NBSP}min" + (f" {rest}{_NBSP}s" if rest else "")
+        return f"{minutes}{NBSP}min" + (f" {rest}{NBSP}s" if rest else "")
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}{_NBSP}h" + (f" {minutes}{_NBSP}min" if minutes else "")
+    return f"{hours}{NBSP}h" + (f" {minutes}{NBSP}min" if minutes else "")
+
+
+def signed(number: float | None, told: Callable[[float], str], plus: str = "+") -> str:
+    """``+0.4 ms``, ``−1.2 points``, ``0 ms``: a change in the words of ``told``."""
+    if number is None:
+        return UNKNOWN
+    text = told(abs(number))
+    zero = not any(digit in text for digit in "123456789")
+    return text if zero else (plus if number > 0 else "−") + text
+
+
+def figure(measurement: Measurement) -> str:
+    """A measurement's value in the words that its name and unit ask for."""
+    if measurement.unit == "ms":
+        return latency(measurement.value)
+    if measurement.unit == "bytes":
+        return size(measurement.value)
+    if measurement.name.endswith("_ratio"):
+        return ratio(measurement.value)
+    if measurement.name == "drop":
+        return points(measurement.value)
+    if abs(measurement.value) <= 1 and not measurement.unit:
+        return percent(measurement.value)
+    return f"{count(measurement.value)} {measurement.unit}".strip()
 
 
 def source(measurement: Measurement | None) -> str:
@@ -75,7 +102,7 @@ def source(measurement: Measurement | None) -> str:
     low, high, value = measurement.low, measurement.high, measurement.value
     if measurement.source == "measured" or low is None or high is None or value == 0:
         return measurement.source
-    return f"estimated ±{_NBSP}{(high - low) / 2 / abs(value):.0%}".replace("%", f"{_NBSP}%")
+    return f"estimated ±{NBSP}{(high - low) / 2 / abs(value):.0%}".replace("%", f"{NBSP}%")
 
 
 def origin(text: str) -> str:
@@ -87,7 +114,7 @@ def origin(text: str) -> str:
             return names[name]
         parts = name.split("-")
         if len(parts) == 3 and parts[0] == "uniform":
-            return f"uniform −{parts[1]}{_NBSP}%, {parts[2]}"
+            return f"uniform −{parts[1]}{NBSP}%, {parts[2]}"
         return name
     if kind == "warm":
         return "warm start"
@@ -97,5 +124,5 @@ def origin(text: str) -> str:
 def _digits(number: float) -> str:
     """Three significant digits without an exponent or trailing zeros."""
     if number >= 1000:
-        return f"{number:,.0f}".replace(",", _NBSP)
+        return f"{number:,.0f}".replace(",", NBSP)
     return f"{float(f'{number:.3g}'):.6f}".rstrip("0").rstrip(".")

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 if hashlib.sha256((HERE / "verify.py").read_bytes()).hexdigest() not in (
     HERE / "manifest.sha256"
 ).read_text(encoding="latin-1"):
-    sys.exit(f"FAILS  {Path(__file__).name} or manifest.sha256 changed; copy the bundle again")
+    sys.exit(Path(__file__).name + " or manifest.sha256 changed; copy the bundle again")
 
 import argparse  # noqa: E402
 import json  # noqa: E402

@@ -1,0 +1,104 @@
+"""Writes ``report.html``: one file that needs no network, on a phone or a desk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from search.report import words
+from search.report.classes import class_table
+from search.report.extras import Saving, Sensitivity
+from search.report.forest import forest
+from search.report.front import front_chart, plotted, sources
+from search.report.layers import layer_table
+from search.report.panels import panel
+from search.report.plans import plan_lines
+from search.report.tables import (
+    by_latency,
+    compared,
+    comparison,
+    limits,
+    provenance,
+    trial_row,
+)
+from search.report.times import stages
+from search.report.verdict import headline, verdict
+from search.result import SearchResult
+from search.summary import commands, metric_title, stopped
+
+_FOLDER = Path(__file__).parent / "page"
+_WIDE, _NARROW = (720, 540), (380, 380)
+_CLASSES_SHOWN = 12
+
+
+def write_report(
+    path: Path,
+    result: SearchResult,
+    *,
+    sensitivity: Sensitivity | None = None,
+    savings: Sequence[Saving] = (),
+) -> Path:
+    """Writes the report to ``path`` and returns it; one that is there already is replaced whole.
+
+    What was not evaluated is said to be so. ``sensitivity`` and ``savings`` are shown where the
+    search has found them out.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(render(result, sensitivity, savings), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def render(
+    result: SearchResult,
+    sensitivity: Sensitivity | None = None,
+    savings: Sequence[Saving] = (),
+) -> str:
+    """The page as HTML. All text that is not the project's own is escaped by the template."""
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    panels = [panel(result, trial) for trial in plotted(result)]
+    best = result.winner.trial.number if result.winner else result.baseline.number
+    return environment.get_template("page.html").render(
+        words=words,
+        result=result,
+        metric=metric_title(result.metric),
+        style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
+        script=(_FOLDER / "script.js").read_text(encoding="utf-8"),
+        headline=headline(result),
+        verdict=verdict(result),
+        stopped=stopped(result),
+        compared=compared(result),
+        rows=comparison(result),
+        charts=[
+            ("wide", front_chart(result, *_WIDE, narrow=False)),
+            ("narrow", front_chart(result, *_NARROW, narrow=True)),
+        ],
+        latency_sources=sources(result),
+        panels=[asdict(p) for p in panels],
+        selected=next((p for p in panels if p.trial == best), panels[0] if panels else None),
+        front=[trial_row(result, trial) for trial in by_latency(result.front)],
+        near=[trial_row(result, trial) for trial in result.near_misses],
+        limits=limits(result),
+        forest=forest(result),
+        layers=layer_table(result),
+        plan=plan_lines(result.winner.trial.plan) if result.winner else (),
+        savings=savings,
+        sensitivity=sensitivity,
+        classes=class_table(result),
+        classes_shown=_CLASSES_SHOWN,
+        trials=[trial_row(result, trial) for trial in result.trials],
+        times=stages(result),
+        provenance=provenance(result),
+        commands=commands(result),
+    )

@@ -1,0 +1,535 @@
+"""The report: one page that says what was found, and never more."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluators import Evaluation, Measurement
+from search.report import words
+from search.report.classes import class_table
+from search.report.extras import Saving, Sensitivity
+from search.report.forest import forest
+from search.report.front import _area, _overlap, front_chart, plotted
+from search.report.layers import layer_table
+from search.report.page import render, write_report
+from search.report.panels import panel
+from search.report.plans import plan_lines
+from search.report.scale import Scale
+from search.report.times import stages
+from search.report.verdict import headline, verdict
+from spaces import CompressionPlan
+from tests.samples import GROUPS, sample_result, write_models
+
+FOLDER = Path("runs/solar-cells")
+EVIL = "<script>alert(1)</script>"
+VOID = {"br", "meta", "link", "path", "circle", "rect", "input"}
+
+
+class Page(HTMLParser):
+    """Text, tables and identifiers of a page; fails where tags are not balanced."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.ids, self.tables, self.links = [], [], [], []
+        self.text, self.headings, self.scripts = [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        self.links += [attributes[name] for name in ("src", "href") if name in attributes]
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag == "script":
+            self.scripts.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        assert tag in VOID, tag
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+            return
+        if "style" in self.open:
+            return
+        self.text.append(data)
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).replace("\u00a0", " ").split())
+
+
+def page(result, **extras):
+    return Page(render(result, **extras))
+
+
+def dropping(trial, *names):
+    """The trial without some of its figures."""
+    kept = [m for n, m in trial.evaluation.measurements.items() if n not in names]
+    return replace(trial, evaluation=Evaluation.of(kept))
+
+
+@pytest.mark.parametrize("winner", ["proven", "unproven", "none"])
+@pytest.mark.parametrize("trials", [1, 2, 7, 60])
+@pytest.mark.parametrize("detail", [True, False])
+def test_page_is_whole_whatever_the_search_found(winner, trials, detail):
+    found = page(sample_result(FOLDER, winner=winner, trials=trials, detail=detail))
+    assert len(found.ids) == len(set(found.ids))
+    assert {"compared", "front", "limits", "time", "provenance", "again"} <= set(found.ids)
+    assert found.links == ["data:,"]
+    assert "None" not in found.words.replace("None to", "")
+    assert "nan" not in found.words.split()
+
+
+def test_page_loads_nothing_and_runs_only_its_own_script(tmp_path):
+    html = write_report(tmp_path / "report.html", sample_result(tmp_path)).read_text()
+    bare = re.sub(r"sqlite:///\S+", "", html)
+    assert not re.search(r"(?i)https?:|//[a-z]+\.|@import|url\(|<iframe|\son[a-z]+=", bare)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_page_of_500_trials_stays_small_enough_for_a_phone():
+    html = render(sample_result(FOLDER, trials=500))
+    assert len(html) < 1_000_000
+    assert html.count("data-trial=") == 2 * len(plotted(sample_result(FOLDER, trials=500)))
+
+
+def test_headline_says_gain_over_both_baselines_and_the_drop():
+    result = sample_result(FOLDER)
+    told = "".join(text for text, _ in headline(result)).replace("\u00a0", " ")
+    stressed = [text.replace("\u00a0", " ") for text, strong in headline(result) if strong]
+    assert re.fullmatch(
+        r"[\d.]+× as fast as FP32 and [\d.]+× as fast as the strongest simple baseline, "
+        r"for [\d.]+ points? of accuracy\.",
+        told,
+    )
+    assert stressed[2] == words.points(result.winner.bound.drop).replace("\u00a0", " ")
+
+
+@pytest.mark.parametrize(
+    ("drop", "expected"),
+    [(0.0, "with no drop in accuracy."), (-0.004, "with 0.4 points more accuracy.")],
+)
+def test_headline_says_so_when_nothing_was_lost(drop, expected):
+    result = sample_result(FOLDER)
+    bound = replace(result.winner.bound, drop=drop)
+    result = replace(result, winner=replace(result.winner, bound=bound))
+    assert "".join(t for t, _ in headline(result)).replace("\u00a0", " ").endswith(expected)
+
+
+def test_headline_says_so_when_the_untouched_model_stays():
+    result = sample_result(FOLDER, trials=1)
+    assert "untouched model stays" in headline(result)[0][0]
+
+
+def test_verdict_distinguishes_proven_unproven_and_infeasible():
+    proven, unproven, none = (
+        verdict(sample_result(FOLDER, winner=winner)) for winner in ("proven", "unproven", "none")
+    )
+    assert (proven.kind, unproven.kind, none.kind) == ("proven", "unproven", "infeasible")
+    assert "1,180 test images" in unproven.text
+    assert "images" not in none.text
+    assert "--max-latency 0.5 ms blocked" in none.text
+
+
+def test_page_says_that_it_was_interrupted():
+    assert "interrupt" in page(sample_result(FOLDER, stopped_by="interrupt")).words.lower()
+
+
+def test_infeasible_page_shows_near_misses_and_no_winner():
+    found = page(sample_result(FOLDER, winner="none"))
+    assert "blocking" in found.ids
+    assert {"layers", "classes"}.isdisjoint(found.ids)
+    assert "latency exceeds its limit by" in found.words
+    assert "limit: 0.5 ms" in found.words
+
+
+def test_text_from_outside_is_escaped_everywhere(tmp_path):
+    result = sample_result(tmp_path, classes=(EVIL, "b", "c"))
+    rejected = replace(result.trials[-1], state="failed", reason=EVIL, evaluation=None)
+    result = replace(
+        result,
+        study=EVIL,
+        model_spec=EVIL,
+        command=f"python -m search --data '{EVIL}'",
+        trials=(*result.trials[:-1], rejected),
+        blocking=(EVIL,),
+        environment={EVIL: EVIL},
+        stopped_by=EVIL,
+        data=replace(result.data, name=EVIL, notes=(EVIL,), fingerprint=EVIL),
+        profile=replace(result.profile, title=EVIL),
+    )
+    extras = {
+        "sensitivity": Sensitivity((EVIL,), {EVIL: (0.1,)}, EVIL),
+        "savings": (Saving(EVIL, 0.1, None, None),),
+    }
+    found = page(result, **extras)
+    assert len(found.scripts) == 2
+    assert "alert(1)" not in "".join(found.scripts).replace("\\u003cscript\\u003ealert(1)", "")
+    assert found.words.count(EVIL) >= 12
+
+
+def test_plan_settings_in_the_panels_cannot_end_the_script(tmp_path):
+    result = sample_result(tmp_path)
+    plan = CompressionPlan({"</script><script>alert(1)": {"x": 1}})
+    trials = (*result.trials[:-1], replace(result.trials[-1], plan=plan))
+    found = page(replace(result, trials=trials))
+    assert len(found.scripts) == 2
+    rows = [row for entry in json.loads(found.scripts[0]) for row in entry["rows"]]
+    assert ["</script><script>alert(1)", "x 1", ""] in rows
+
+
+def test_missing_figures_are_said_to_be_missing_and_never_zero():
+    found = page(sample_result(FOLDER, detail=False))
+    by_title = {row[0]: row[1:] for row in found.tables[0]}
+    assert by_title["Peak memory"] == ["not evaluated"] * 3
+    assert by_title["Size"] == ["not evaluated"] * 3
+    assert "Per class: not evaluated" in found.words
+    assert not re.search(r"\b0 (ms|B|kB|MB)\b", found.words)
+
+
+def test_page_says_so_when_no_trial_has_a_latency():
+    result = sample_result(FOLDER, winner="none")
+    trials = tuple(dropping(t, "latency_ms") if t.evaluation else t for t in result.trials)
+    near = tuple(dropping(t, "latency_ms") for t in result.near_misses)
+    front = tuple(dropping(t, "latency_ms") for t in result.front)
+    bare = replace(
+        result, trials=trials, baseline=trials[0], front=front, near_misses=near
+    )  # fmt: skip
+    found = page(bare)
+    assert "No trial has both accuracy and latency" in found.words
+    assert "<svg" not in found.words
+
+
+def test_sources_and_intervals_stand_beside_the_figures():
+    found = page(sample_result(FOLDER))
+    latency = found.tables[0][1]
+    assert latency[0].replace("\u00a0", " ") == "Latencyestimated ± 6 %"
+    assert "held-out error 6.1 %" in found.words
+    provenance = [t for t in found.tables if t[0][0] == "Figure"]
+    assert len(provenance) == 3
+    assert all(row[3] for table in provenance for row in table[1:])
+
+
+def test_page_has_the_command_and_the_environment():
+    result = sample_result(FOLDER)
+    found = page(result)
+    assert result.command in found.words
+    assert "2.14.0" in found.words
+    assert "verify.py" in found.words
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+@pytest.mark.parametrize("trials", [1, 2, 24, 200])
+def test_chart_keeps_every_plan_inside_and_labels_apart(trials, narrow):
+    result = sample_result(FOLDER, trials=trials)
+    chart = front_chart(result, 380 if narrow else 720, 400, narrow)
+    assert len(chart.points) == len(plotted(result))
+    for point in chart.points:
+        assert chart.left <= point.x <= chart.right
+        assert chart.top <= point.y <= chart.bottom
+    areas = [_area(label) for label in chart.labels]
+    assert not any(_overlap(a, b) for i, a in enumerate(areas) for b in areas[:i])
+    assert "winner" in {label.text for label in chart.labels}
+
+
+def test_chart_orders_plans_by_their_figures_and_draws_the_limit_between():
+    result = sample_result(FOLDER)
+    chart = front_chart(result, 720, 400, narrow=False)
+    by_trial = {p.trial: p for p in chart.points}
+    figures = {t.number: t.evaluation for t in plotted(result)}
+    order = sorted(figures, key=lambda n: figures[n].value("latency_ms"))
+    assert [by_trial[n].x for n in order] == sorted(p.x for p in chart.points)
+    floor = figures[0].value("accuracy") - 0.03
+    for number, evaluation in figures.items():
+        above = by_trial[number].y < chart.limit_y
+        assert above == (evaluation.value("accuracy") > floor)
+    assert by_trial[result.winner.trial.number].kind == "winner"
+    assert {p.kind for p in chart.points} == {
+        "winner",
+        "baseline",
+        "front",
+        "feasible",
+        "infeasible",
+    }
+
+
+def test_chart_draws_a_ruined_plan_at_the_edge():
+    result = sample_result(FOLDER)
+    low = replace(result.trials[7].evaluation["accuracy"], value=0.1)
+    ruined = replace(
+        result.trials[7], evaluation=result.trials[7].evaluation.merged(Evaluation.of([low]))
+    )
+    trials = (*result.trials[:7], ruined, *result.trials[8:])
+    chart = front_chart(replace(result, trials=trials), 720, 400, narrow=False)
+    point = next(p for p in chart.points if p.trial == 7)
+    assert point.below
+    assert chart.limit_y < 300  # the limit still lies well above the edge at 356
+
+
+@given(
+    st.floats(1e-4, 1e5),
+    st.floats(1.05, 1e6),
+    st.booleans(),
+    st.integers(2, 10),
+)
+def test_ticks_are_few_inside_and_rising(low, factor, log, most):
+    scale = Scale(low, low * factor, 0, 100, log)
+    ticks = scale.ticks(most)
+    assert 1 <= len(ticks) <= most
+    assert list(ticks) == sorted(set(ticks))
+    assert all(low * (1 - 1e-9) <= tick <= low * factor * (1 + 1e-9) for tick in ticks)
+
+
+def test_scale_maps_ends_and_middle():
+    assert Scale(1, 100, 0, 10, log=True)(10) == pytest.approx(5)
+    assert Scale(0, 4, 100, 0)(1) == pytest.approx(75)
+
+
+def test_forest_orders_zero_drop_bound_and_limit():
+    found = forest(sample_result(FOLDER))
+    for row in found.rows:
+        assert found.zero_at < row.drop_at < row.bound_at <= found.limit_at
+    over = forest(sample_result(FOLDER, winner="unproven"))
+    assert all(row.bound_at > over.limit_at for row in over.rows)
+
+
+def test_forest_draws_an_unbounded_drop_to_its_end():
+    result = sample_result(FOLDER)
+    bound = replace(result.winner.bound, bound=math.inf)
+    found = forest(replace(result, finalists=(replace(result.winner, bound=bound),)))
+    assert found.rows[0].bound_at == 94
+
+
+def test_layers_compare_the_files_that_were_run(tmp_path):
+    result = sample_result(tmp_path)
+    write_models(result)
+    kept = result.winner.trial.plan.settings["pruning"]["kept"]
+    found = {change.name: change for change in layer_table(result).layers}
+    assert list(found) == [*GROUPS, "fc"]
+    for name, channels in GROUPS.items():
+        assert found[name].width == f"{channels} → {kept[name]}"
+        assert found[name].precision == "fp32 → int8"
+    assert found["fc"].width == "3"
+
+
+def test_layer_shares_add_up_to_one_with_the_rest(tmp_path):
+    result = sample_result(tmp_path)
+    found = layer_table(result)
+    shares = [la.share for la in found.layers] + [rest.share for rest in found.rest]
+    assert sum(shares) == pytest.approx(1)
+    assert [rest.op for rest in found.rest] == ["global_pool"]
+    assert found.layers[0].width == words.NOTHING  # without the files nobody knows
+
+
+def test_layer_times_are_estimated_when_the_latency_was_not_taken_apart(tmp_path):
+    result = sample_result(tmp_path, detail=False)
+    write_models(result)
+    found = layer_table(result)
+    assert sum(la.share for la in found.layers) + sum(r.share for r in found.rest) == (
+        pytest.approx(1)
+    )
+    assert found.how.startswith("estimated from the table of kernels")
+
+
+def test_layer_that_is_gone_is_said_to_be_left_out(tmp_path):
+    result = sample_result(tmp_path)
+    latency = result.winner.trial.evaluation["latency_ms"]
+    rows = [r for r in latency.detail["operators"] if r["name"] != "layer2.1.conv1"]
+    shorter = Evaluation.of([replace(latency, detail={"operators": rows})])
+    winner = replace(result.winner, test=result.winner.test.merged(shorter))
+    found = {c.name: c for c in layer_table(replace(result, winner=winner)).layers}
+    assert found["layer2.1.conv1"].precision == "fp32 → left out"
+    assert found["layer2.1.conv1"].share is None
+
+
+def test_no_layers_when_neither_files_nor_times_are_left(tmp_path):
+    assert layer_table(sample_result(tmp_path, detail=False)) is None
+    found = page(sample_result(tmp_path, detail=False))
+    assert "The layers of the winner: not evaluated" in found.words
+
+
+def test_classes_are_named_and_the_worst_comes_first():
+    found = class_table(sample_result(FOLDER))
+    assert {row.name for row in found.rows} == {"crack", "dark cell", "sound"}
+    changes = [row.change for row in found.rows]
+    assert changes == sorted(changes)
+    assert found.split == "test"
+    for row in found.rows:
+        assert row.after == pytest.approx(row.before + row.change)
+
+
+def test_class_changes_come_from_the_same_split_of_both_models():
+    result = sample_result(FOLDER)
+
+    def with_classes(name, share):
+        detail = {"per_class": {"0": {"accuracy": share}}}
+        return Evaluation.of([Measurement(name, share, "", "measured", "x", detail=detail)])
+
+    bare = replace(result.winner.test["accuracy_test"], detail=None)
+    trial = replace(result.winner.trial, evaluation=with_classes("accuracy", 0.9))
+    baseline = replace(result.baseline, evaluation=with_classes("accuracy", 0.8))
+    winner = replace(result.winner, trial=trial, test=Evaluation.of([bare]))
+    found = class_table(replace(result, winner=winner, baseline=baseline))
+    assert found.split == "validation"
+    assert found.rows[0].change == pytest.approx(0.1)
+
+
+def test_many_classes_are_folded_away():
+    result = sample_result(FOLDER, classes=[f"class {i}" for i in range(40)])
+    found = page(result)
+    tables = [t for t in found.tables if t[0][0] == "Class"]
+    assert [len(t) - 1 for t in tables] == [12, 28]
+
+
+def test_panel_tells_figures_sources_and_plan():
+    result = sample_result(FOLDER)
+    told = panel(result, result.winner.trial)
+    assert "winner" in told.tags
+    rows = {label: (value, note) for label, value, note in told.rows}
+    assert rows["latency"][1].startswith("estimated, ")
+    assert rows["pruning"][0].startswith("kept 8 to ")
+    assert rows["quantization"][0] == "bits 8 in 10 places"
+
+
+def test_panel_says_which_limit_is_exceeded():
+    result = sample_result(FOLDER)
+    bad = next(t for t in result.trials if t.violations.get("drop", 0) > 0)
+    tag = panel(result, bad).tags[-1].replace("\u00a0", " ")
+    assert re.fullmatch(r"the drop exceeds its limit by [\d.]+ points?", tag)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ()),
+        ({"depth": {"removed": ["layer3.1"]}}, (("depth", "removed layer3.1"),)),
+        ({"pruning": {"kept": {"a": 8, "b": 24}}}, (("pruning", "kept a 8, b 24"),)),
+        (
+            {"pruning": {"kept": dict.fromkeys("abcd", 8), "importance": "taylor"}},
+            (("pruning", "importance taylor; kept 8 in 4 places"),),
+        ),
+        ({"x": {"y": list("abcdefgh")}}, (("x", "y a, b, c, d, e, f and 2 more"),)),
+        ({"resolution": 24}, (("resolution", "24"),)),
+    ],
+)
+def test_plan_lines_are_short(settings, expected):
+    assert plan_lines(CompressionPlan(settings)) == expected
+
+
+def test_stages_account_for_all_of_the_time():
+    result = sample_result(FOLDER)
+    found = stages(result)
+    assert sum(stage.seconds for stage in found) == pytest.approx(result.seconds)
+    assert sum(stage.share for stage in found) == pytest.approx(1)
+    assert [s.seconds for s in found] == sorted((s.seconds for s in found), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (words.latency(0.2744), "0.274 ms"),
+        (words.latency(187.96), "188 ms"),
+        (words.latency(12345.6), "12 346 ms"),
+        (words.latency(None), "not evaluated"),
+        (words.size(719_000), "719 kB"),
+        (words.size(44_700_000), "44.7 MB"),
+        (words.size(12), "12 B"),
+        (words.percent(0.97021), "97.02 %"),
+        (words.percent(1.0), "100 %"),
+        (words.points(0.0056), "0.56 points"),
+        (words.points(0.01), "1 point"),
+        (words.points(-0.02), "−2 points"),
+        (words.ratio(0.826), "0.826×"),
+        (words.ratio(41.67), "41.7×"),
+        (words.duration(42.4), "42 s"),
+        (words.duration(250), "4 min 10 s"),
+        (words.duration(7500), "2 h 5 min"),
+        (words.duration(0.0421), "42.1 ms"),
+        (words.signed(-0.004, words.points), "−0.4 points"),
+        (words.signed(0.0, words.points), "0 points"),
+        (words.signed(0.5, words.latency), "+0.5 ms"),
+        (words.signed(None, words.latency), "not evaluated"),
+        (words.origin("baseline:uniform-75-int8"), "uniform −75 %, int8"),
+        (words.origin("sampler:tpe"), "tpe sampler"),
+    ],
+)
+def test_words_are_short_and_have_units(told, expected):
+    assert told.replace("\u00a0", " ") == expected
+
+
+PROBE = """
+<script>
+const seen = {};
+const key = (name) => document.querySelector(".chart").dispatchEvent(
+  new KeyboardEvent("keydown", { key: name, bubbles: true }));
+const title = () => document.querySelector(".panel h3").textContent;
+seen.first = title();
+key("ArrowRight");
+seen.right = title();
+seen.selected = document.querySelectorAll(".point.selected").length;
+const point = document.querySelector("svg.wide [data-trial='0']").getBoundingClientRect();
+document.querySelector(".chart").dispatchEvent(new PointerEvent("pointermove", { bubbles: true,
+  clientX: point.x + point.width / 2, clientY: point.y + point.height / 2 }));
+seen.hover = title();
+seen.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+document.documentElement.innerHTML = "";
+document.documentElement.append("SEEN" + JSON.stringify(seen) + "SEEN");
+</script>
+"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_page_answers_to_pointer_and_keys_in_a_browser(tmp_path, width):
+    result = sample_result(tmp_path)
+    probe = PROBE if width > 600 else PROBE.replace("svg.wide", "svg.narrow")
+    html = render(result).replace("</body>", probe + "</body>")
+    (tmp_path / "report.html").write_text(html)
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},900",
+        "--dump-dom",
+        (tmp_path / "report.html").as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    seen = json.loads(done.stdout.split("SEEN")[1])
+    order = [panel(result, trial).title for trial in plotted(result)]
+    place = order.index(panel(result, result.winner.trial).title)
+    assert seen["first"] == order[place]
+    assert seen["right"] == order[place + 1]
+    assert seen["selected"] == 2  # the same plan in the wide and in the narrow figure
+    assert seen["hover"] == panel(result, result.baseline).title
+    assert seen["overflow"] == 0
