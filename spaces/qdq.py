@@ -11,6 +11,7 @@ channel, which that pass leaves alone.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -220,11 +221,15 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantizer advises on the root logger; that advice is followed already."""
+    """The quantizer talks on the root logger and, while it calibrates, on standard output.
+
+    Its advice is followed already, and standard output belongs to the result.
+    """
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         root.setLevel(level)
