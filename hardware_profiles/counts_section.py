@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from hardware_profiles.profile import CountModel
 
 # From its header to the next table that is not its own, or the end of the file.
-_SECTION = re.compile(r"^\[counts\].*?(?=^\[(?!counts)|\Z)", re.DOTALL | re.MULTILINE)
+_SECTION = re.compile(r"^\[counts\]$.*?(?=^\[(?!counts)|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def replace_counts(text: str, model: CountModel) -> str:

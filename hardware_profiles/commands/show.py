@@ -30,7 +30,7 @@ def _lines(profile: HardwareProfile) -> list[str]:
     lines = [
         f"{profile.name}{aliases}: {profile.title}",
         f"processor: {cpu.cores} x {cpu.core} ({cpu.isa}) at {cpu.ghz:g} GHz, "
-        f"{', '.join(caches)}, {cpu.bandwidth_gb_s:g} GB/s to memory",
+        f"{', '.join([*caches, f'{cpu.bandwidth_gb_s:g} GB/s to memory'])}",
         f"runtime: {runtime.threads} thread(s), {runtime.activation_type} activations, "
         f"{runtime.weight_type} weights"
         + (", weights of 7 bits (reduce_range)" if runtime.reduce_range else ""),
