@@ -240,6 +240,8 @@ def hello() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _cpu(),
         "cores": cores or 1,
+        "parts": _cpuinfo("CPU part"),
+        "flags": sorted({flag for line in _cpuinfo("flags", "Features") for flag in line.split()}),
     }
 
 
@@ -285,10 +287,14 @@ def _cpu() -> str:
     text = _read("/proc/device-tree/model") or ""
     if text:
         return text.strip("\0")
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        if line.startswith(("model name", "Model", "CPU part")):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
+    named = _cpuinfo("model name", "Model") or [f"CPU part {p}" for p in _cpuinfo("CPU part")]
+    return named[0] if named else platform.machine()
+
+
+def _cpuinfo(*keys: str) -> list[str]:
+    """Different values of these keys in /proc/cpuinfo."""
+    pairs = (line.partition(":") for line in (_read("/proc/cpuinfo") or "").splitlines())
+    return sorted({value.strip() for key, _, value in pairs if key.strip() in keys})
 
 
 def _read(path: str) -> str | None:

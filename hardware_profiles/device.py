@@ -7,6 +7,7 @@
 
 Errors:
     DeviceError       the device cannot be reached or disappeared; the message has the remedy
+      AddressError    its address is malformed
     ModelError        the device is fine, the file does not run there
 """
 
@@ -53,6 +54,10 @@ _REMEDIES = {
 
 class DeviceError(RuntimeError):
     """A device cannot be used; one line with the remedy."""
+
+
+class AddressError(DeviceError):
+    """``--device`` is malformed."""
 
 
 class ModelError(ValueError):
@@ -121,7 +126,7 @@ def parse_device(url: str) -> Device:
     """The device that ``--device`` means: ``host`` or ``ssh://[user@]host[:port][/python]``.
 
     Raises:
-        DeviceError: the address is not of this form, or holds a password.
+        AddressError: the address is not of this form, or holds a password.
     """
     if url == "host":
         return HOST
@@ -130,9 +135,9 @@ def parse_device(url: str) -> Device:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise DeviceError(f"{rule}, but got {url!r}: {error}") from None
+        raise AddressError(f"{rule}, but got {url!r}: {error}") from None
     if parts.password is not None:
-        raise DeviceError(
+        raise AddressError(
             "--device must not hold a password (it is never stored or sent); "
             "set up a key: ssh-copy-id"
         )
@@ -141,7 +146,7 @@ def parse_device(url: str) -> Device:
     extra = parts.query or parts.fragment
     python = "" if parts.path in ("", "/") else parts.path
     if not well_formed or extra or (python and not _PYTHON.fullmatch(python)):
-        raise DeviceError(f"{rule}, but got {url!r}")
+        raise AddressError(f"{rule}, but got {url!r}")
     address = f"{parts.username}@{parts.hostname}" if parts.username else str(parts.hostname)
     options = [f"-o{key}={value}" for key, value in _SSH_OPTIONS.items()]
     ports = ["-p", str(port)] if port is not None else []

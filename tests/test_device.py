@@ -24,10 +24,11 @@ from evaluators import Evaluation, EvaluationContext, latency_device
 from evaluators.interval import Interval, quotient
 from evaluators.latency_device import AnchoredBoard, DeviceLatency
 from hardware_profiles import board as boards
-from hardware_profiles import shipped_profiles
+from hardware_profiles import emulator, shipped_profiles
 from hardware_profiles.board import MIN_RUNS, Board, summarize
 from hardware_profiles.device import (
     HOST,
+    AddressError,
     Device,
     DeviceError,
     ModelError,
@@ -112,12 +113,12 @@ def test_ssh_checks_host_keys_and_never_asks_for_a_password():
     ],
 )
 def test_address_is_refused_with_the_rule_when_malformed(url):
-    with pytest.raises(DeviceError, match=r"--device must be ssh://"):
+    with pytest.raises(AddressError, match=r"--device must be ssh://"):
         parse_device(url)
 
 
 def test_password_in_an_address_is_refused_and_not_repeated():
-    with pytest.raises(DeviceError, match="must not hold a password") as raised:
+    with pytest.raises(AddressError, match="must not hold a password") as raised:
         parse_device("ssh://pi:secret@board")
     assert "secret" not in str(raised.value)
 
@@ -531,3 +532,23 @@ def test_closed_port_is_explained(remote):
     address = remote.rsplit(":", 1)[0]
     with pytest.raises(DeviceError, match="Connection refused; check that sshd runs"):
         AgentSession(parse_device(f"{address}:1"))
+
+
+def test_emulated_arm_board_behind_ssh(remote, model, tmp_path):
+    """As far from a real board as can be had here: its processor, its runtime, its shell."""
+    if not emulator.is_installed():
+        pytest.skip("the emulator is not installed: python -m hardware_profiles emulator install")
+    python = tmp_path / "arm-python"
+    command = " ".join(emulator.find().command("a72"))
+    python.write_text(f'#!/bin/sh\nexec env -i {command} "$@"\n')
+    python.chmod(0o755)
+    board = Board(f"{remote}{python}")
+    assert board.about()["machine"] == "aarch64"
+    assert board.about()["parts"] == ["0xd08"]
+    run = board.run(model, threads=1, seconds=0.1, tries=1)
+    assert run.runs >= MIN_RUNS
+    images = np.random.default_rng(2).standard_normal((4, 8, 16, 16)).astype(np.float32)
+    here_too = Board("host")
+    assert board.predict(model, images).tolist() == here_too.predict(model, images).tolist()
+    here_too.close()
+    board.close()
