@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hardware_profiles.emulator import installation as emulator
+from hardware_profiles.emulator.session import run_python
 from search.bundle import write_bundle
 from search.bundle.golden import golden_split
 from search.task import Preprocess, Split
@@ -74,6 +76,15 @@ def test_bundle_verifies_where_it_is_copied(copy):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "holds"
     assert files(copy) == EXPECTED
+
+
+@pytest.mark.skipif(not emulator.is_installed(), reason="needs the emulator")
+def test_bundle_verifies_on_an_emulated_arm_core(copy):
+    done = run_python(copy / "verify.py", ["--json", "--seconds", "0.1"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["machine"] == "aarch64"
+    assert report["agreement"] >= 0.995
 
 
 def test_verify_reports_figures_as_json(copy):
@@ -201,7 +212,7 @@ def test_contents_say_what_was_claimed(bundle):
         assert all(m["how"] for m in figures.values())
 
 
-def test_card_states_the_claim_and_leaves_the_licence_to_the_owner(bundle):
+def test_card_states_the_claim_and_leaves_the_license_to_the_owner(bundle):
     card = (bundle / "README.md").read_text()
     assert "The drop is **proven**" in card
     assert "\nlicense:\n" in card

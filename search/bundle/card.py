@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 
-from evaluators import Evaluation, Measurement
+from evaluators import Measurement
 from search.report import words
-from search.report.figures import figures_of, find, value
+from search.report.figures import value
 from search.result import Finalist, SearchResult
-from search.trial import Trial
+from search.summary import Contender, baseline_of, contender, metric_title, simple_of
 
 
 def model_card(result: SearchResult, finalist: Finalist, golden_images: int) -> str:
     """The card as Markdown; fields that only the owner can fill are marked so."""
     data, bound = result.data, finalist.bound
-    latency = find(figures_of(finalist.trial, finalist.test), "latency_ms")
-    metric = result.metric.replace("_", " ")
-    size = "×".join(map(str, data.preprocess.size))
+    winner = contender(finalist.trial, result.metric, finalist.test)
+    metric = metric_title(result.metric)
+    shape = ", ".join(map(str, ("batch", data.preprocess.channels, *data.preprocess.size)))
     return f"""---
 # To be filled by the owner of the model and its data:
 license:
@@ -30,8 +30,8 @@ pipeline_tag: image-classification
 # {_plain(result.model_spec)}, compressed for {_plain(result.profile.title)}
 
 An image classifier with {len(data.classes)} classes ({_classes(data.classes)}), as one ONNX file
-for ONNX Runtime. Input: float32, (batch, {data.preprocess.channels}, {size.replace("×", ", ")}),
-made from pixels as `preprocess.json` says. Output: one score a class.
+for ONNX Runtime. Input: float32, ({shape}), made from pixels as `preprocess.json` says. Output:
+one score a class.
 
 ## Use
 
@@ -50,35 +50,33 @@ files alone.
 
 | | {metric}, test | latency | its source | size |
 | --- | --- | --- | --- | --- |
-{_row("baseline, FP32", result.baseline, result.baseline_test, result)}
-{_simple_row(result)}{_row("this model", finalist.trial, finalist.test, result)}
-
+{_rows(result, winner)}
 - **Drop.** {_capital(words.points(bound.drop))} of {metric} on {bound.images} test images that the
   search never saw; at most {words.points(bound.bound)} with {words.percent(bound.confidence)}
   confidence (one-sided, paired, {_plain(bound.method)}; {bound.lost} images lost, {bound.gained}
   gained against the baseline). Asked: at most {words.points(result.limits.max_drop)}.
-- **Latency.** {_how(latency)}
+- **Latency.** {_how(winner.figures.measurements.get("latency_ms"))}
 
 ## Data
 
-`{_plain(data.name)}`, SHA-256 of pixels, labels and preprocessing `{data.fingerprint}`.
+{_plain(data.name)}, SHA-256 of pixels, labels and preprocessing `{data.fingerprint}`.
 Images: {len(data.train)} for training ({len(data.calibration)} of them for calibration),
 {len(data.validation)} for validation, {len(data.test)} for the test.
 {_notes(data.notes)}
 The test images were drawn like the training images: on images of another kind the accuracy is
-unknown. The golden set holds {golden_images} test images; mind their licence before you pass the
+unknown. The golden set holds {golden_images} test images; mind their license before you pass the
 bundle on.
 
 ## To be filled by the owner
 
-- Licence of the model:
-- Licence of the data, the golden images included:
+- License of the model:
+- License of the data, the golden images included:
 - Intended use, and uses that it is not for:
 - Contact:
 
 ## How it was made
 
-    {_plain(result.command)}
+    {_one_line(result.command)}
 
 {_environment(result)}
 
@@ -98,25 +96,25 @@ def _claim(result: SearchResult, finalist: Finalist) -> str:
     )
 
 
-def _row(title: str, trial: Trial, test: Evaluation | None, result: SearchResult) -> str:
-    figures = figures_of(trial, test)
-    latency = find(figures, "latency_ms")
+def _row(title: str, own: Contender) -> str:
+    latency = own.figures.measurements.get("latency_ms")
     cells = (
         title,
-        words.percent(value(figures, f"{result.metric}_test", "accuracy_test")),
+        words.percent(own.test.value if own.test else None),
         words.latency(latency.value if latency else None),
         words.source(latency),
-        words.size(value(figures, "size_bytes")),
+        words.size(value(own.figures, "size_bytes")),
     )
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cells)} |\n"
 
 
-def _simple_row(result: SearchResult) -> str:
-    trial = result.strongest_simple
-    if trial is None:
-        return ""
-    title = f"strongest simple baseline ({_plain(words.origin(trial.origin))})"
-    return _row(title, trial, result.simple_test, result) + "\n"
+def _rows(result: SearchResult, winner: Contender) -> str:
+    simple = simple_of(result)
+    rows = _row("baseline, FP32", baseline_of(result))
+    if simple:
+        origin = _plain(words.origin(simple.trial.origin))
+        rows += _row(f"strongest simple baseline ({origin})", simple)
+    return rows + _row("this model", winner)
 
 
 def _how(latency: Measurement | None) -> str:
@@ -151,5 +149,8 @@ def _capital(text: str) -> str:
 
 def _plain(text: str) -> str:
     """One line that Markdown and HTML read as plain text."""
-    flat = " ".join(text.split())
-    return re.sub(r"([\\`*_\[\]<>|&#])", r"\\\1", flat)
+    return re.sub(r"([\\`*_\[\]<>|&#])", r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
