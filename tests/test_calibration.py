@@ -143,7 +143,8 @@ def test_probe_shapes_are_those_of_the_file():
 def events(model: int) -> dict[str, float]:
     """Made-up counts of one model, with every class in them."""
     values = np.random.default_rng(model).uniform(1e6, 4e7, len(COUNT_COLUMNS))
-    return dict(zip(COUNT_COLUMNS, values.tolist(), strict=True))
+    found = dict(zip(COUNT_COLUMNS, values.tolist(), strict=True))
+    return found | {name: found[name] / 50 for name in ("l1m", "l2m", "l3m")}
 
 
 @pytest.fixture
