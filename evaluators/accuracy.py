@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from evaluators.drop import metric_drop_bound
 from evaluators.evaluator import EvaluationContext
 from evaluators.measurement import Measurement
 from evaluators.metrics import METRICS
@@ -16,7 +18,7 @@ from evaluators.sessions import logits
 
 
 class Accuracy:
-    """The context's metric, ``drop`` against the baseline, and per-class figures."""
+    """The context's metric, ``drop`` against the baseline with its bound, and per-class figures."""
 
     name = "accuracy"
     cheap = False
@@ -43,17 +45,20 @@ def score(predicted: NDArray[np.int64], context: EvaluationContext) -> tuple[Mea
     detail["per_class"] = _per_class(context.labels, predicted, context.baseline_predictions)
     found = [Measurement(context.metric, value, "", "measured", how, detail=detail)]
     if context.baseline_predictions is not None:
-        before = metric(context.labels, context.baseline_predictions)
-        right = predicted == context.labels
-        was_right = context.baseline_predictions == context.labels
-        paired = {
-            "lost": int(np.sum(was_right & ~right)),
-            "gained": int(np.sum(~was_right & right)),
-            "images": len(right),
-        }
-        found.append(
-            Measurement("drop", before - value, "", "measured", f"{how}, paired", detail=paired)
+        bound = metric_drop_bound(
+            context.metric,
+            context.labels,
+            context.baseline_predictions,
+            predicted,
+            context.confidence,
         )
+        paired = asdict(bound)
+        at = f"{how}, paired with the baseline"
+        shown = f"{at}; one-sided at {context.confidence:g}, {bound.method}"
+        found += [
+            Measurement("drop", bound.drop, "", "measured", at, detail=paired),
+            Measurement("drop_bound", bound.bound, "", "measured", shown),
+        ]
     return tuple(found)
 
 

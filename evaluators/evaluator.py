@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluators.drop import Metric
 from evaluators.measurement import Evaluation, Measurement
 from hardware_profiles import HardwareProfile
 
@@ -37,7 +38,8 @@ class EvaluationContext:
     baseline: Path | None = None
     baseline_predictions: NDArray[np.int64] | None = None
     device: str | None = None
-    metric: str = "accuracy"
+    metric: Metric = "accuracy"
+    confidence: float = 0.95  # of bounds
 
 
 @runtime_checkable

@@ -23,7 +23,9 @@ def balanced_accuracy(labels: Classes, predicted: Classes) -> float:
 
 def f1(labels: Classes, predicted: Classes) -> float:
     """F1 of each class that occurs, averaged over the classes (macro)."""
-    return float(f1_score(labels, predicted, average="macro", zero_division=0.0))
+    return float(
+        f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0.0)
+    )
 
 
 METRICS: Mapping[str, Callable[[Classes, Classes], float]] = {

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 from evaluators import EvaluationContext
 from evaluators.sessions import logits
@@ -29,11 +33,14 @@ from search.finish import (
 from search.folder import StudyFolder, check_identity
 from search.limits import Limits
 from search.progress import Progress
+from search.proposals import Proposer
 from search.report.page import write_report
 from search.result import SearchResult
+from search.rungs import RUNGS
+from search.sensitivity import Sensitivity, cached_sensitivity, measure_sensitivity
 from search.study import Ask, Study, sqlite_storage
 from search.task import Task
-from search.teacher import baseline_weights, teacher_views
+from search.teacher import baseline_weights, cache_folder, teacher_views
 from search.tracking.tracker import Tracker
 from search.train import Hardware, TrainSettings
 from search.trial import Trial
@@ -69,6 +76,7 @@ class Prepared:
 
     bench: Workbench
     space: SearchSpace
+    sensitivity: Sensitivity
 
 
 def training_epochs(images: int) -> float:
@@ -107,6 +115,7 @@ def prepare(
         scratch=folder.scratch,
         device=request.device,
         metric=task.metric,
+        confidence=request.limits.confidence,
     )
     bench = Workbench(
         task=task,
@@ -120,7 +129,22 @@ def prepare(
         hardware=hardware,
         folder=folder.plans,
     )
-    return Prepared(bench, SearchSpace.of(network, request.profile, request.opt_in))
+    space = SearchSpace.of(network, request.profile, request.opt_in)
+    key = json.dumps([identity, space.dimensions], default=repr, sort_keys=True)
+    cached = hashlib.sha256(key.encode()).hexdigest()[:24]
+    sensitivity = cached_sensitivity(
+        cache_folder() / "sensitivity" / f"{cached}.json",
+        lambda: measure_sensitivity(
+            teacher,
+            network,
+            request.profile,
+            torch.from_numpy(bench.calibration),
+            torch.from_numpy(data.calibration.labels),
+            hardware,
+            lambda done: told("looking at the sensitivity", done),
+        ),
+    )
+    return Prepared(bench, space, sensitivity)
 
 
 class Search:
@@ -148,6 +172,7 @@ class Search:
             SearchError: the search could not go on; what was measured is kept.
         """
         prepared = prepare(self._request, self._folder, self._preparing)
+        proposer = Proposer(prepared.space, prepared.sensitivity, self._request.limits)
         study = Study(
             prepared.space,
             sqlite_storage(self._folder.database),
@@ -155,13 +180,14 @@ class Search:
             metric=self._request.task.metric,
             sampler=self._request.sampler,
             seed=self._request.seed,
+            model=proposer.next,
         )
         budget = self._request.budget_s
         reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)
         clock = Clock(budget, reserve, self._began, study.elapsed_s)
         for trial in study.trials:
             self._tracker.trial(trial)
-        study.propose(simple_plans(prepared.space))
+        study.propose([*simple_plans(prepared.space), *proposer.opening()])
         bench = self._baseline(study, prepared.bench, clock)
 
         def runner(ticket: int, job: Job) -> Outcome:
@@ -171,8 +197,10 @@ class Search:
 
             return run_job(job, bench, listen)
 
-        def make_job(ask: Ask) -> Job:
-            return Job(ask.plan, bench.settings.epochs)
+        def make_job(ask: Ask, rung: int, checkpoint: Path | None) -> Job:
+            fidelity = RUNGS[rung]
+            epochs = fidelity.share * bench.settings.epochs
+            return Job(ask.plan, epochs, fidelity.constrained, checkpoint)
 
         driver = Driver(
             study,
@@ -183,6 +211,7 @@ class Search:
             self._progress,
             self._tracker,
             self._folder.path,
+            self._request.limits.max_drop,
         )
         stopped_by = driver.run()
         self._progress.note("Opening the test split for the proof.")

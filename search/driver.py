@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from search.backends import Backend, Finished
 from search.errors import TrialsFailedError
 from search.progress import Progress
+from search.rungs import LAST, RUNGS, Seen, goes_on, seen
 from search.study import Ask, Study
 from search.tracking.tracker import Tracker
 from search.trial import Trial
-from search.worker import Job
+from search.worker import Job, Outcome
 
 ASKS_PER_TRIAL = 20  # rejected and repeated plans are free, within bounds
 FAILURES_IN_A_ROW = 5
+
+
+# A plan that was thought out starts with a short training, a sampler's with none.
+FIRST = {"sampler": 0, "warm": 1, "model": 1}
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A plan under way: at which rung, and the seconds it took so far."""
+
+    ask: Ask
+    rung: int
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 class OutOfTimeError(Exception):
@@ -58,12 +72,13 @@ class Driver:
         self,
         study: Study,
         backend: Backend,
-        make_job: Callable[[Ask], Job],
+        make_job: Callable[[Ask, int, Path | None], Job],
         clock: Clock,
         trials: int | None,
         progress: Progress,
         tracker: Tracker,
         folder: Path,
+        max_drop: float,
     ) -> None:
         self._study = study
         self._backend = backend
@@ -73,7 +88,9 @@ class Driver:
         self._progress = progress
         self._tracker = tracker
         self._folder = folder
-        self._running: dict[int, Ask] = {}
+        self._max_drop = max_drop
+        self._running: dict[int, _Running] = {}
+        self._history: list[dict[str, Seen]] = [{} for _ in RUNGS]
         self._next_number = len(study.trials)
         self._free_asks = 0
         self._failures = 0
@@ -119,23 +136,36 @@ class Driver:
                 continue
             number = self._next_number
             self._next_number += 1
-            self._running[number] = ask
-            self._backend.submit(number, self._make_job(ask))
+            # Simple baselines are trained in full, whatever they promise: they are the yardstick.
+            rung = LAST if ask.origin.startswith("baseline:") else FIRST[ask.origin.split(":")[0]]
+            self._start(number, _Running(ask, rung))
         return None
 
+    def _start(self, number: int, running: _Running, checkpoint: Path | None = None) -> None:
+        self._running[number] = running
+        self._backend.submit(number, self._make_job(running.ask, running.rung, checkpoint))
+
     def _take(self, finished: Finished) -> None:
-        ask = self._running.pop(finished.ticket)
+        running = self._running.pop(finished.ticket)
+        ask, outcome = running.ask, finished.outcome
         trial = Trial(finished.ticket, ask.plan, "failed", ask.origin, reason=finished.error)
-        if finished.outcome is not None:
-            outcome = finished.outcome
+        if outcome is not None:
+            stages = dict(running.stages)
+            for stage, spent_s in outcome.stages.items():
+                stages[stage] = stages.get(stage, 0.0) + spent_s
+            if outcome.reason is None and self._goes_on(running, outcome):
+                up = _Running(ask, running.rung + 1, stages)
+                self._start(finished.ticket, up, outcome.checkpoint)
+                return
             trial = replace(
                 trial,
                 state="complete" if outcome.reason is None else "rejected",
                 evaluation=outcome.evaluation,
                 violations=outcome.violations,
                 reason=outcome.reason,
-                stages=outcome.stages,
+                stages=stages,
                 model=self._relative(outcome.model),
+                rung=RUNGS[running.rung].name,
             )
         self._study.tell(ask, trial, self._clock.elapsed_s)
         self._progress.trial(trial)
@@ -148,6 +178,15 @@ class Driver:
                 f"{FAILURES_IN_A_ROW} did, the last with: {trial.reason}; mend the cause and go "
                 f"on with --resume"
             )
+
+    def _goes_on(self, running: _Running, outcome: Outcome) -> bool:
+        """Remembers what the plan showed at its rung, and whether it is worth the next."""
+        rung, plan_id = running.rung, running.ask.plan.plan_id
+        self._history[rung][plan_id] = seen(outcome.evaluation, outcome.violations)
+        if rung == LAST:
+            return False
+        front = [s for s in self._history[LAST].values() if s.violation <= 0]
+        return goes_on(rung, plan_id, self._history, front, self._max_drop)
 
     def _relative(self, model: Path | None) -> Path | None:
         """Files are named relative to the study's folder, which may be moved."""

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from evaluators import Evaluation, EvaluationContext
 from evaluators.accuracy import score
+from evaluators.drop import DropBound, images_needed, metric_drop_bound
 from evaluators.latency_host import FINAL_BUDGET_S, HostLatencyEvaluator
 from evaluators.sessions import logits
 from search import proof
 from search.limits import Limits
 from search.pareto import ParetoFront, Point
-from search.proof import DropBound
 from search.result import Finalist
 from search.task import DataSet, Metric
 from search.trial import Trial
@@ -51,7 +51,7 @@ class TestSplit:
         if model == self._context.baseline:
             images = len(self._baseline)
             return DropBound(0.0, 0.0, self._confidence, images, 0, 0, "exact")
-        return proof.metric_drop_bound(
+        return metric_drop_bound(
             self._metric,
             self._context.labels,
             self._baseline,
@@ -99,6 +99,8 @@ def prove_drop(
     candidates = [t for t in trials if t.feasible and t.model is not None]
     if not candidates:
         return None, ()
+    # The untouched model drops by nothing: it needs no proof, and wins only when it is alone.
+    candidates = [t for t in candidates if t.plan.settings] or candidates
     finalists = [proof.Finalist(t, _latency(t), _validation_bound(t, limits)) for t in candidates]
 
     def bound(trial: Trial) -> DropBound:
@@ -116,9 +118,11 @@ def prove_drop(
     if shown.winner is not None:
         winner = made[shown.winner.finalist.payload.number]
     else:
+        # Tested out of turn, after a failure, so that its bound proves nothing.
         fastest = min(candidates, key=_latency)
         if fastest.number not in made:
-            made[fastest.number] = _finalist(fastest, bound(fastest), limits, folder, test)
+            late = _finalist(fastest, bound(fastest), limits, folder, test)
+            made[fastest.number] = replace(late, proven=False)
         winner = made[fastest.number]
     return winner, tuple(made.values())
 
@@ -128,7 +132,7 @@ def _finalist(
 ) -> Finalist:
     assert trial.model is not None
     proven = bound.shows(limits.max_drop)
-    needed = None if proven else proof.images_needed(bound, limits.max_drop)
+    needed = None if proven else images_needed(bound, limits.max_drop)
     return Finalist(trial, test.quality(folder / trial.model), bound, proven, needed)
 
 
@@ -137,9 +141,16 @@ def _validation_bound(trial: Trial, limits: Limits) -> DropBound:
     assert trial.evaluation is not None
     if not trial.plan.settings:
         return DropBound(0.0, 0.0, limits.confidence, 1, 0, 0, "exact")
-    counts = trial.evaluation["drop"].detail or {}
-    return proof.drop_bound_of_counts(
-        counts["lost"], counts["gained"], counts["images"], limits.confidence
+    drop, bound = trial.evaluation["drop"], trial.evaluation.value("drop_bound")
+    counts = drop.detail or {}
+    return DropBound(
+        drop.value,
+        bound,
+        limits.confidence,
+        counts["images"],
+        counts["lost"],
+        counts["gained"],
+        counts["method"],
     )
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators import Evaluation
+from evaluators.drop import DropBound
 from hardware_profiles import HardwareProfile
 from search.limits import Limits
-from search.proof import DropBound
 from search.task import DataSet, Metric
 from search.trial import Trial
 

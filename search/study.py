@@ -8,7 +8,7 @@ is nothing to repair after a crash, and a sampler's questions never wait for a d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from spaces import CompressionPlan
 from spaces.dimension import Dimension, ParamValue, Real
 from spaces.space import SearchSpace
 
-STUDY_VERSION = 1
+STUDY_VERSION = 2
 WORST_ACCURACY = 0.0
+SAMPLER_EVERY = 4  # one ask in so many is the sampler's, the others are the model's
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,14 @@ class Study:
         metric: str,
         sampler: str,
         seed: int,
+        model: Callable[[Sequence[Trial], int], CompressionPlan | None] | None = None,
     ) -> None:
+        """``model`` proposes plans from the trials so far, beside the sampler's."""
         self._space = space
         self._metric = metric
         self._sampler = sampler
         self._seed = seed
+        self._model = model
         self._distributions = {d.name: _distribution(d) for d in space.dimensions}
         self._proposals: list[tuple[CompressionPlan, str]] = []
         self._asks = 0
@@ -90,9 +94,20 @@ class Study:
             plan, origin = self._proposals.pop(0)
             self._memory.enqueue_trial(self._space.encode(plan))
             return Ask(plan, origin, self._memory.ask(self._distributions))
+        modeled = self._modeled()
+        if modeled is not None:
+            self._memory.enqueue_trial(self._space.encode(modeled))
+            return Ask(modeled, "model", self._memory.ask(self._distributions))
         handle = self._memory.ask(self._distributions)
         params: Mapping[str, ParamValue] = handle.params
         return Ask(self._space.decode(params), f"sampler:{self._sampler}", handle)
+
+    def _modeled(self) -> CompressionPlan | None:
+        """The model's proposal when it is its turn; every fourth ask is the sampler's."""
+        turn, own = divmod(self._asks, SAMPLER_EVERY)
+        if self._model is None or own == 0:
+            return None
+        return self._model(self.trials, turn * (SAMPLER_EVERY - 1) + own - 1)
 
     def known(self, ask: Ask) -> Trial | None:
         """The finished trial of the same plan, if there is one."""
@@ -176,6 +191,7 @@ def trial_to_json(trial: Trial) -> dict[str, Any]:
         "reason": trial.reason,
         "stages": dict(trial.stages),
         "model": str(trial.model) if trial.model else None,
+        "rung": trial.rung,
     }
 
 
@@ -200,6 +216,7 @@ def trial_from_json(data: Mapping[str, Any]) -> Trial:
         reason=data["reason"],
         stages=data["stages"],
         model=Path(data["model"]) if data["model"] else None,
+        rung=data["rung"],
     )
 
 

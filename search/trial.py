@@ -33,6 +33,7 @@ class Trial:
     reason: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
     model: Path | None = None
+    rung: str | None = None  # the fidelity it reached
 
     @property
     def feasible(self) -> bool:

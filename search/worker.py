@@ -36,10 +36,16 @@ Stage = Callable[[str, float | None], None]
 
 @dataclass(frozen=True)
 class Job:
-    """A plan to be tried: ``epochs`` of training, with fake quantization where planned."""
+    """A plan to be tried: ``epochs`` of training, with fake quantization where ``constrained``.
+
+    ``checkpoint`` holds the weights of the rung before; without one the plan starts from what
+    is left of the baseline's weights, and the cheap facts are looked at first.
+    """
 
     plan: CompressionPlan
     epochs: float
+    constrained: bool = True
+    checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Outcome:
     stages: Mapping[str, float]
     model: Path | None  # None when rejected
     reason: str | None = None
+    checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -104,8 +111,10 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
     with stages("build"):
         torch.manual_seed(trial_seed(bench.settings.seed, job.plan))
         model, context = build(bench, hooks)
+        if job.checkpoint is not None:
+            model.load_state_dict(torch.load(job.checkpoint, weights_only=True))
     facts = Evaluation({})
-    if bench.limits.ceilings(bench.context.profile):
+    if job.checkpoint is None and bench.limits.ceilings(bench.context.profile):
         with stages("facts"):
             facts = cheap_facts(model, hooks, bench, folder)
             violations = bench.limits.violations(facts, bench.context.profile)
@@ -114,16 +123,20 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
             reason = _rejection(broken, facts, bench)
             shutil.rmtree(folder)
             return Outcome(facts, violations, stages.seconds, None, reason)
+    if job.checkpoint is None and job.plan.settings:
+        with stages("recalibrate"), lease.training():
+            recalibrate(model, bench.views, bench.task.data.preprocess, bench.hardware)
     if job.epochs > 0:
         with stages("train"), lease.training():
             _train(model, hooks, context, job, bench, stages)
     with stages("export"):
         path = export(model, hooks, bench, folder)
-        torch.save(model.state_dict(), folder / "weights.pt")
+        checkpoint = folder / "weights.pt"
+        torch.save(model.state_dict(), checkpoint)
     with stages("evaluate"):
         evaluation = facts.merged(evaluate(path, bench.context))
     violations = bench.limits.violations(evaluation, bench.context.profile)
-    return Outcome(evaluation, violations, stages.seconds, path)
+    return Outcome(evaluation, violations, stages.seconds, path, None, checkpoint)
 
 
 def trial_seed(seed: int, plan: CompressionPlan) -> int:
@@ -176,7 +189,6 @@ def _train(
     stages: Stages,
 ) -> None:
     preprocess = bench.task.data.preprocess
-    recalibrate(model, bench.views, preprocess, bench.hardware)
     losses = [hook.loss for hook in hooks if hook.loss]
 
     def loss(batch: LossInputs) -> torch.Tensor:
@@ -186,7 +198,7 @@ def _train(
 
     def constrain(student: nn.Module) -> None:
         for hook in hooks:
-            if hook.constrain:
+            if job.constrained and hook.constrain:
                 hook.constrain(student, context)
 
     def after_batch(done: float) -> None:

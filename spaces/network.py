@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,13 +55,16 @@ class Group:
     """Channels that can only be removed together.
 
     ``name`` is the earliest convolution or linear layer whose outputs are in the group;
-    ``step`` is the least number of channels that may go (above one for grouped convolutions).
+    ``step`` is the least number of channels that may go (above one for grouped convolutions,
+    which lose the same number from each of ``step`` blocks). ``aligned`` says that a grouped
+    convolution reads the channels: then each block loses the channels of the same places.
     """
 
     name: str
     channels: int
     layers: tuple[str, ...]  # whose outputs shrink
     step: int = 1
+    aligned: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ def narrow(
 
 
 def _outputs(module: nn.Module) -> int:
-    return int(module.weight.shape[0])  # type: ignore[union-attr, index]
+    return int(module.weight.shape[0])  # type: ignore[index]
 
 
 def _prunable_groups(
@@ -200,18 +204,27 @@ def _prunable_groups(
     for name, group in found:
         layers = output_layers(group)
         channels = _outputs(model.get_submodule(name))
-        step = max(
-            (m.groups for m in layers if isinstance(m, nn.Conv2d) and m.groups < m.in_channels),
-            default=1,
-        )
+        readers = _grouped(dep.target.module for dep, _ in group if _reads(dep))
+        step = math.lcm(*(m.groups for m in [*_grouped(layers), *readers]))
         if channels > step:
-            groups[name] = Group(name, channels, tuple(names[m] for m in layers), step)
+            own = tuple(names[m] for m in layers)
+            groups[name] = Group(name, channels, own, step, aligned=bool(readers))
     fixed: dict[str, str] = {}
     with torch.no_grad():
         shape = model(example_input(model, input_shape)).shape
     _check(model, input_shape, shape, list(groups.values()), fixed)
     ordered = sorted((g for g in groups.values() if g.name not in fixed), key=_position(names))
     return tuple(ordered), fixed
+
+
+def _grouped(modules: Iterable[nn.Module]) -> list[nn.Conv2d]:
+    """Convolutions in several groups of several channels each."""
+    return [m for m in modules if isinstance(m, nn.Conv2d) and 1 < m.groups < m.in_channels]
+
+
+def _reads(dep: Any) -> bool:
+    """Whether a dependency narrows a module's input."""
+    return "in_channels" in dep.handler.__name__
 
 
 def _position(names: Mapping[nn.Module, str]) -> Any:

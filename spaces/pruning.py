@@ -128,6 +128,20 @@ def prune(model: nn.Module, setting: Setting, context: PrepareContext) -> None:
     if not kept:
         return
     scores = importance(model, setting.get("importance", CRITERIA[0]), context, tuple(kept))
+    prune_by(model, kept, scores, context)
+
+
+def prune_by(
+    model: nn.Module,
+    kept: Mapping[str, int],
+    scores: Mapping[str, torch.Tensor],
+    context: PrepareContext,
+) -> None:
+    """Narrows groups in place by given scores, one for each channel of each group.
+
+    Raises:
+        ValueError: a group did not end with the planned number of channels.
+    """
     removed = {}
     for name, channels in kept.items():
         group = context.network.group(name)
@@ -135,9 +149,10 @@ def prune(model: nn.Module, setting: Setting, context: PrepareContext) -> None:
     narrow(model, context.network.input_shape, removed)
     for name, channels in kept.items():
         weight = model.get_submodule(name).weight
-        if not isinstance(weight, torch.Tensor) or weight.shape[0] != channels:
+        assert isinstance(weight, torch.Tensor)
+        if weight.shape[0] != channels:
             raise ValueError(
-                f"group {name!r} was to keep {channels} channels, but has {len(weight)}"  # type: ignore[arg-type]
+                f"group {name!r} was to keep {channels} channels, but has {weight.shape[0]}"
             )
 
 
@@ -173,8 +188,12 @@ def importance(
 
 
 def _least_important(scores: torch.Tensor, group: Group, count: int) -> list[int]:
-    """Indices to remove; the same number from each block of a grouped convolution."""
+    """Indices to remove; the same number from each block of a grouped convolution, and the
+    same places in each where one reads them.
+    """
     blocks = scores.reshape(group.step, -1)
+    if group.aligned:
+        blocks = blocks.mean(0, keepdim=True).expand_as(blocks)
     each = count // group.step
     order = torch.argsort(blocks, dim=1, stable=True)[:, :each]
     offsets = torch.arange(group.step).unsqueeze(1) * blocks.shape[1]

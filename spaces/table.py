@@ -52,7 +52,10 @@ class Row:
 
     def shape_at(self, kept: Mapping[str, int]) -> OpShape:
         """The operator's shape under a choice of widths."""
-        in_channels, out_channels = self.in_width.at(kept), self.out_width.at(kept)
+        return self.shape_of(self.in_width.at(kept), self.out_width.at(kept))
+
+    def shape_of(self, in_channels: int, out_channels: int) -> OpShape:
+        """The operator's shape with other channel counts."""
         groups = in_channels if self.op == "depthwise" else self.shape.groups
         return replace(
             self.shape, in_channels=in_channels, out_channels=out_channels, groups=groups
@@ -72,12 +75,15 @@ class ShapeTable:
         return replace(self, kept={**self.kept, **kept})
 
     def with_bits(self, bits: Mapping[str, int]) -> ShapeTable:
-        """The same network with other widths for some layers.
+        """The same network with other bits for some layers.
 
-        Operators between layers run at 8 bits where everything around them does; that is
-        decided by the quantizer and reflected by its technique, not here.
+        Operators between layers run as the layer before them: the quantizer quantizes what lies
+        between quantized layers.
         """
-        rows = (replace(r, bits=bits[r.layer]) if r.layer in bits else r for r in self.rows)
+        rows, before = [], 32
+        for row in self.rows:
+            before = before if row.layer is None else bits.get(row.layer, row.bits)
+            rows.append(replace(row, bits=before))
         return replace(self, rows=tuple(rows))
 
     def without(self, module: str) -> ShapeTable:

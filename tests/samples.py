@@ -17,8 +17,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from evaluators import Evaluation, Measurement
+from evaluators.drop import drop_bound_of_counts
 from hardware_profiles import HardwareProfile, load_profile
-from search.proof import drop_bound_of_counts
 from search.result import Finalist, Limits, SearchResult
 from search.task import DataSet, Preprocess, Split
 from search.trial import State, Trial

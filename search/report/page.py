@@ -11,12 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from search.report import words
 from search.report.classes import class_table
-from search.report.extras import Saving, Sensitivity
 from search.report.forest import forest
 from search.report.front import front_chart, plotted, sources
+from search.report.heat import heat_table
 from search.report.layers import layer_table
 from search.report.panels import panel
 from search.report.plans import plan_lines
+from search.report.savings import Saving
 from search.report.tables import (
     by_latency,
     compared,
@@ -28,6 +29,7 @@ from search.report.tables import (
 from search.report.times import stages
 from search.report.verdict import headline, verdict
 from search.result import SearchResult
+from search.sensitivity import Sensitivity
 from search.summary import commands, metric_title, stopped
 
 _FOLDER = Path(__file__).parent / "page"
@@ -94,7 +96,7 @@ def render(
         layers=layer_table(result),
         plan=plan_lines(result.winner.trial.plan) if result.winner else (),
         savings=savings,
-        sensitivity=sensitivity,
+        heat=heat_table(sensitivity) if sensitivity else None,
         classes=class_table(result),
         classes_shown=_CLASSES_SHOWN,
         trials=[trial_row(result, trial) for trial in result.trials],

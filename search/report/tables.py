@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from evaluators import Measurement
+from evaluators import Evaluation, Measurement
 from search.report import words
 from search.report.figures import figures_of, value
 from search.report.panels import excess
@@ -184,15 +184,38 @@ def limits(result: SearchResult) -> list[LimitRow]:
     return rows
 
 
-def provenance(result: SearchResult) -> list[tuple[str, list[tuple[str, Cell, str, str]]]]:
-    """For each contender (figure, value and source, interval, how)."""
+@dataclass(frozen=True)
+class Provenance:
+    """A figure with its interval, how it was found, and when where that is not plain."""
+
+    name: str
+    when: str
+    cell: Cell
+    between: str
+    how: str
+
+
+def provenance(result: SearchResult) -> list[tuple[str, list[Provenance]]]:
+    """For each of the compared models all of its figures, before and after the test split."""
+    tests = (result.baseline_test, result.simple_test, result.winner and result.winner.test)
+    owners = (baseline_of(result), simple_of(result), winner_of(result))
+    titles = {c.trial.number: title for title, _, c in compared(result)}
     tables = []
-    for title, _, own in compared(result):
-        rows = []
-        for name, m in sorted(own.figures.measurements.items()):
-            interval = words.NOTHING
-            if m.low is not None and m.high is not None:
-                interval = f"{m.low:.4g} to {m.high:.4g}"
-            rows.append((name, Cell(words.figure(m), m.source), interval, m.how))
-        tables.append((title, rows))
+    for own, test in zip(owners, tests, strict=True):
+        if own:
+            rows = [_origin(m, "during the search") for m in _all(figures_of(own.trial))]
+            rows += [_origin(m, "at the end") for m in _all(test or Evaluation({}))]
+            tables.append((titles[own.trial.number], sorted(rows, key=lambda r: r.name)))
     return tables
+
+
+def _all(figures: Evaluation) -> Iterable[Measurement]:
+    return figures.measurements.values()
+
+
+def _origin(found: Measurement, when: str) -> Provenance:
+    between = words.NOTHING
+    if found.low is not None and found.high is not None:
+        between = f"{found.low:.4g} to {found.high:.4g}"
+    cell = Cell(words.figure(found), found.source)
+    return Provenance(found.name, when, cell, between, found.how)

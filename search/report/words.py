@@ -95,6 +95,13 @@ def figure(measurement: Measurement) -> str:
     return f"{count(measurement.value)} {measurement.unit}".strip()
 
 
+def loss(value: float) -> str:
+    """``0.21``, ``12``, ``<0.001``: two digits are enough to compare."""
+    if 0 < abs(value) < 0.001:
+        return "<0.001"
+    return f"{float(f'{value:.2g}'):.6f}".rstrip("0").rstrip(".")
+
+
 def source(measurement: Measurement | None) -> str:
     """``measured``, ``estimated ± 12 %`` or ``not evaluated``: where a figure comes from."""
     if measurement is None:

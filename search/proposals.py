@@ -1,0 +1,129 @@
+"""Plans that are thought out before anything is trained: the warm start, and what follows it.
+
+The additive model of ``allocation`` opens the study with plans along the whole latency range.
+From then on it is corrected by what was measured, and proposes where the next measurement can
+move the front: between the fastest plan that meets the limit and those just beyond it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import nnls
+
+from search.allocation import Allocator
+from search.limits import Limits
+from search.sensitivity import Sensitivity
+from search.trial import Trial
+from spaces import CompressionPlan
+from spaces.space import SearchSpace
+
+OPENING = 6
+CLOSE = 1.06  # neighbors on the latency axis nearer than this need no plan between them
+PRESS = 0.9  # of the fastest feasible latency: the next thing to try
+TRIES = 8
+PRIOR_STRENGTH = 0.3  # of the prior belief that every unit's loss counts the same
+
+
+class Proposer:
+    """Proposes plans from the trials so far alone, so that a resumed search goes on the same."""
+
+    def __init__(self, space: SearchSpace, sensitivity: Sensitivity, limits: Limits) -> None:
+        self._space = space
+        self._sensitivity = sensitivity
+        self._limits = limits
+        self._prior = Allocator(space, sensitivity)
+
+    def opening(self) -> list[tuple[CompressionPlan, str]]:
+        """Plans along the front of the uncorrected model, slowest first."""
+        full_ms = self._prior.latency_ms(self._prior.untouched)
+        fastest_ms = self._prior.fastest_ms()
+        if fastest_ms >= 0.95 * full_ms:
+            return []
+        found = []
+        for i in range(OPENING):
+            share = (i + 1) / (OPENING + 1)
+            latency_ms = full_ms * (fastest_ms / full_ms) ** share
+            found.append((self._prior.plan(self._prior.solve(latency_ms)), "warm"))
+        return found
+
+    def next(self, trials: Sequence[Trial], turn: int) -> CompressionPlan | None:
+        """A plan that is not among ``trials``; None when the model has nothing new to say.
+
+        ``turn`` counts the proposals; they alternate between halving the gap around the limit,
+        pressing below the fastest feasible plan, and filling the widest gap of the front.
+        """
+        known = {trial.plan.plan_id for trial in trials}
+        finished = [t for t in trials if t.state == "complete" and t.evaluation is not None]
+        allocator = Allocator(self._space, self._sensitivity, self._corrections(finished))
+        latencies = {t.number: self._modeled_ms(t) for t in finished}
+        aims = (self._halving, self._pressing, self._filling)
+        aim_ms = aims[turn % len(aims)](finished, latencies)
+        for attempt in range(TRIES):
+            # Around the aim, ever further, faster first.
+            factor = 0.96 ** ((attempt + 1) // 2 * (1 if attempt % 2 else -1))
+            plan = allocator.plan(allocator.solve(aim_ms * factor))
+            if plan.plan_id not in known:
+                return plan
+        return None
+
+    def _modeled_ms(self, trial: Trial) -> float:
+        """The model's own latency of a trial's plan: aims and solutions are in its terms."""
+        return self._space.table(trial.plan).latency_ms(self._space.profile)
+
+    def _corrections(self, finished: Sequence[Trial]) -> Mapping[str, float]:
+        """Weights of the units' losses that explain the drops measured so far.
+
+        Ridge regression toward equal weights, none negative.
+        """
+        pruned = [t for t in finished if t.plan.settings]
+        if len(pruned) < 3:
+            return {}
+        units = self._prior.units
+        rows, drops = [], []
+        for trial in pruned:
+            assignment = self._prior.assignment(trial.plan)
+            rows.append([u.choices[i].loss for u, i in zip(units, assignment, strict=True)])
+            assert trial.evaluation is not None
+            drops.append(min(max(trial.evaluation.value("drop"), 0.0), 0.5))
+        losses, measured = np.array(rows), np.array(drops)
+        total = losses.sum(axis=1)
+        if not total.any() or not measured.any():
+            return {}
+        scale = float(total @ measured / (total @ total))
+        typical = float(np.abs(measured).mean())
+        prior = math.sqrt(PRIOR_STRENGTH * len(pruned)) * typical
+        weights, _ = nnls(
+            np.vstack([losses * scale, prior * np.eye(len(units))]),
+            np.concatenate([measured, np.full(len(units), prior)]),
+        )
+        return {unit.name: float(max(w, 0.05)) for unit, w in zip(units, weights, strict=True)}
+
+    def _halving(self, finished: Sequence[Trial], latencies: Mapping[int, float]) -> float:
+        """Halfway, in the logarithm, between the fastest feasible and the slowest beyond it."""
+        fastest = self._fastest_feasible(finished, latencies)
+        beyond = [latencies[t.number] for t in finished if not t.feasible]
+        below = [ms for ms in beyond if ms < fastest]
+        slowest = max(below, default=self._prior.fastest_ms())
+        if fastest / slowest < CLOSE:
+            return fastest * PRESS
+        return math.sqrt(fastest * slowest)
+
+    def _pressing(self, finished: Sequence[Trial], latencies: Mapping[int, float]) -> float:
+        return self._fastest_feasible(finished, latencies) * PRESS
+
+    def _filling(self, finished: Sequence[Trial], latencies: Mapping[int, float]) -> float:
+        """The middle of the widest gap between latencies that the front may still fill."""
+        marks = sorted({self._prior.fastest_ms(), *latencies.values()})
+        marks = [ms for ms in marks if ms > 0]
+        gaps = [(high / low, math.sqrt(high * low)) for low, high in itertools.pairwise(marks)]
+        return max(gaps)[1] if gaps else self._pressing(finished, latencies)
+
+    def _fastest_feasible(
+        self, finished: Sequence[Trial], latencies: Mapping[int, float]
+    ) -> float:
+        feasible = [latencies[t.number] for t in finished if t.feasible]
+        return min(feasible, default=self._prior.latency_ms(self._prior.untouched))

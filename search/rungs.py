@@ -1,0 +1,105 @@
+"""Fidelities, and who goes on to the next one.
+
+Asynchronous successive halving on several objectives (MO-ASHA: Schmucker et al. 2021), in its
+stopping form: as soon as a plan's figures at a rung are there, it goes on or it ends. It goes
+on when its non-dominated rank, violations of limits first, is among the best 1/REDUCTION of
+all plans seen at that rung, or when with the improvement that training has brought others it
+could still enter the feasible front.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evaluators import Evaluation
+from search.pareto import ranks
+
+REDUCTION = 3
+# Improvement of the drop from rung to rung is taken from those that went on; before there are
+# so many, everything goes on.
+LEAST_EXPERIENCE = 3
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A fidelity: a share of the full training, and whether fake quantization is part of it.
+
+    The cheap facts come before the first rung, in ``worker``.
+    """
+
+    name: str
+    share: float
+    constrained: bool
+
+
+RUNGS = (
+    Rung("recalibrated", 0.0, False),
+    Rung("short", 0.25, False),
+    Rung("full", 1.0, True),
+)
+LAST = len(RUNGS) - 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one plan showed at one rung."""
+
+    drop: float
+    latency_ms: float
+    violation: float  # the sum of the positive violations
+
+
+def seen(evaluation: Evaluation, violations: Mapping[str, float]) -> Seen:
+    """The figures that decide, of an evaluation at a rung."""
+    return Seen(
+        evaluation.value("drop"),
+        evaluation.value("latency_ms"),
+        sum(max(v, 0.0) for v in violations.values()),
+    )
+
+
+def goes_on(
+    rung: int,
+    plan_id: str,
+    history: Sequence[Mapping[str, Seen]],
+    front: Sequence[Seen],
+    max_drop: float,
+) -> bool:
+    """Whether the plan goes on from ``rung`` to the next.
+
+    Args:
+        rung: where it is.
+        plan_id: whose figures are in ``history[rung]`` already.
+        history: for each rung, the figures of every plan seen there, by plan.
+        front: the feasible front so far, of fully trained plans.
+        max_drop: the limit of the drop.
+    """
+    here = history[rung]
+    mine = here[plan_id]
+    if len(here) < REDUCTION or _could_enter(mine, rung, history, front, max_drop):
+        return True
+    others = list(here.values())
+    order = ranks([(s.drop, s.latency_ms) for s in others], [s.violation for s in others])
+    mine_rank = order[list(here).index(plan_id)]
+    better = sum(1 for rank in order if rank < mine_rank)
+    return better < math.ceil(len(others) / REDUCTION)
+
+
+def _could_enter(
+    mine: Seen,
+    rung: int,
+    history: Sequence[Mapping[str, Seen]],
+    front: Sequence[Seen],
+    max_drop: float,
+) -> bool:
+    """With the best improvement seen so far, would it be feasible and undominated?"""
+    last = history[-1]
+    gains = [here.drop - last[plan].drop for plan, here in history[rung].items() if plan in last]
+    if len(gains) < LEAST_EXPERIENCE:
+        return True
+    hoped = mine.drop - max(0.0, *gains)
+    if hoped > max_drop:
+        return False
+    return not any(s.latency_ms <= mine.latency_ms and s.drop <= hoped for s in front)
