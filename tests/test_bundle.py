@@ -206,10 +206,11 @@ def test_contents_say_what_was_claimed(bundle):
     assert metrics["baseline"]["trial"] == 0
     assert metrics["winner"]["plan_id"] == trial.plan.plan_id
     for who in ("baseline", "strongest_simple", "winner"):
-        figures = {m["name"]: m for m in metrics[who]["measurements"]}
-        assert figures["latency_ms"]["source"] == "estimated"
-        assert figures["accuracy_test"]["source"] == "measured"
-        assert all(m["how"] for m in figures.values())
+        seen = {m["name"]: m for m in metrics[who]["search"]["measurements"]}
+        test = {m["name"]: m for m in metrics[who]["test"]["measurements"]}
+        assert seen["latency_ms"]["source"] == "estimated"
+        assert test["accuracy_test"]["source"] == "measured"
+        assert all(m["how"] for m in (*seen.values(), *test.values()))
 
 
 def test_card_states_the_claim_and_leaves_the_license_to_the_owner(bundle):

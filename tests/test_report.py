@@ -16,16 +16,18 @@ from hypothesis import strategies as st
 from evaluators import Evaluation, Measurement
 from search.report import words
 from search.report.classes import class_table
-from search.report.extras import Saving, Sensitivity
 from search.report.forest import forest
 from search.report.front import _area, _overlap, front_chart, plotted
+from search.report.heat import heat_table
 from search.report.layers import layer_table
 from search.report.page import render, write_report
 from search.report.panels import panel
 from search.report.plans import plan_lines
+from search.report.savings import Saving
 from search.report.scale import Scale
 from search.report.times import stages
 from search.report.verdict import headline, verdict
+from search.sensitivity import Sensitivity
 from spaces import CompressionPlan
 from tests.samples import GROUPS, sample_result, write_models
 
@@ -183,7 +185,7 @@ def test_text_from_outside_is_escaped_everywhere(tmp_path):
         profile=replace(result.profile, title=EVIL),
     )
     extras = {
-        "sensitivity": Sensitivity((EVIL,), {EVIL: (0.1,)}, EVIL),
+        "sensitivity": Sensitivity("magnitude", {}, {}, {}, {EVIL: 0.1}),
         "savings": (Saving(EVIL, 0.1, None, None),),
     }
     found = page(result, **extras)
@@ -232,6 +234,32 @@ def test_sources_and_intervals_stand_beside_the_figures():
     provenance = [t for t in found.tables if t[0][0] == "Figure"]
     assert len(provenance) == 3
     assert all(row[3] for table in provenance for row in table[1:])
+
+
+def test_validation_and_test_figures_of_the_same_name_are_kept_apart():
+    """The search names a metric alike on both splits; the page says which is which."""
+    result = sample_result(FOLDER)
+    seen = result.winner.trial.evaluation.value("accuracy")
+    final = Evaluation.of(
+        [
+            Measurement("accuracy", 0.5, "", "measured", "test"),
+            Measurement("drop", 0.4, "", "measured", "test"),
+            Measurement("latency_ms", 1.25, "ms", "measured", "again"),
+        ]
+    )
+    winner = replace(result.winner, test=final)
+    shown = replace(result, winner=winner, finalists=(winner,))
+    found = page(shown)
+    by_title = {row[0]: row[-1].replace("\u00a0", " ").strip() for row in found.tables[0]}
+    assert by_title["Accuracy, testmeasured"] == "50 %"
+    assert by_title["Accuracy, validationmeasured"] == words.percent(seen).replace("\u00a0", " ")
+    rows = panel(shown, winner.trial).rows
+    assert ("accuracy", words.percent(seen), "measured on validation") in rows
+    assert ("", words.latency(1.25), "measured, at the end") in rows
+    assert not any(value == words.points(0.4) for _, value, _ in rows)
+    provenance = [t for t in found.tables if t[0][0] == "Figure"][-1]
+    names = [row[0] for row in provenance]
+    assert {"accuracyduring the search", "accuracyat the end"} <= set(names)
 
 
 def test_page_has_the_command_and_the_environment():
@@ -372,6 +400,49 @@ def test_no_layers_when_neither_files_nor_times_are_left(tmp_path):
     assert "The layers of the winner: not evaluated" in found.words
 
 
+SENSITIVITY = Sensitivity(
+    "magnitude",
+    pruned={"conv1": {8: 4.0, 64: 0.0}},
+    recovered={"conv1": {8: 1.0, 32: 0.25, 64: 0.0}},
+    bits={"conv1": {32: 0.0, 8: 0.04}, "fc": {32: 0.0, 8: 0.0}},
+    removed={"layer1.1": 0.5},
+)
+
+
+def test_heat_shows_every_choice_at_round_shares():
+    found = heat_table(SENSITIVITY)
+    columns = [column.replace("\u00a0", " ") for column in found.columns]
+    assert columns == ["−25 %", "−50 %", "−75 %", "−87.5 %", "int8", "left out"]
+    rows = dict(found.rows)
+    assert list(rows) == ["conv1", "fc", "layer1.1"]
+    conv = rows["conv1"]
+    assert conv[1].loss == 0.25  # 32 of 64 channels
+    assert conv[3].loss == 1.0  # 8 of 64 channels
+    assert conv[3].before == 4.0
+    assert conv[3].shade == 1.0
+    assert conv[1].shade == 0.5  # the square root of a quarter
+    assert conv[4].loss == 0.04
+    assert conv[5] is None
+    assert rows["fc"][0] is None
+    assert rows["fc"][4].shade == 0.0
+    assert rows["layer1.1"][5].loss == 0.5
+
+
+def test_heat_leaves_out_the_columns_that_nobody_could_choose():
+    found = heat_table(Sensitivity("magnitude", {}, {}, {"fc": {32: 0.0, 8: 0.1}}, {}))
+    assert found.columns == ("int8",)
+    assert found.rows[0][1][0].shade == 1.0
+
+
+def test_page_shows_sensitivity_and_savings_when_they_are_known():
+    saving = Saving("conv1 to 8 channels", 0.25, 1200, 0.004)
+    found = page(sample_result(FOLDER), sensitivity=SENSITIVITY, savings=(saving,))
+    assert {"sensitivity", "savings"} <= set(found.ids)
+    rows = [[cell.replace("\u00a0", " ") for cell in row] for t in found.tables for row in t]
+    assert ["conv1 to 8 channels", "0.25 ms", "1.2 kB", "0.4 points"] in rows
+    assert ["layer1.1", "–", "–", "–", "–", "–", "0.5"] in rows
+
+
 def test_classes_are_named_and_the_worst_comes_first():
     found = class_table(sample_result(FOLDER))
     assert {row.name for row in found.rows} == {"crack", "dark cell", "sound"}
@@ -473,6 +544,10 @@ def test_stages_account_for_all_of_the_time():
         (words.signed(0.0, words.points), "0 points"),
         (words.signed(0.5, words.latency), "+0.5 ms"),
         (words.signed(None, words.latency), "not evaluated"),
+        (words.loss(0.0004), "<0.001"),
+        (words.loss(0.0), "0"),
+        (words.loss(12.34), "12"),
+        (words.loss(0.2149), "0.21"),
         (words.origin("baseline:uniform-75-int8"), "uniform −75 %, int8"),
         (words.origin("sampler:tpe"), "tpe sampler"),
     ],

@@ -32,7 +32,7 @@ class Panel:
 def panel(result: SearchResult, trial: Trial) -> Panel:
     """All that is known about a completed trial."""
     finalist = next((f for f in result.finalists if f.trial.number == trial.number), None)
-    own = contender(trial, result.metric, finalist.test if finalist else None)
+    own = contender(trial, result.metric)
     metric = metric_title(result.metric)
     rows = [
         _latency(own),
@@ -42,6 +42,9 @@ def panel(result: SearchResult, trial: Trial) -> Panel:
     if "drop" in own.figures:
         rows.append(("drop", words.points(own.figures.value("drop")), "on validation"))
     if finalist:
+        again = finalist.test.measurements.get("latency_ms")
+        if again:
+            rows.insert(1, ("", words.latency(again.value), f"{again.source}, at the end"))
         bound = finalist.bound
         shown = "proven to be" if finalist.proven else "not proven:"
         at_most = f"on test, {shown} at most {words.points(bound.bound)}"

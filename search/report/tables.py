@@ -186,7 +186,7 @@ def limits(result: SearchResult) -> list[LimitRow]:
 
 @dataclass(frozen=True)
 class Provenance:
-    """A figure with its interval, how it was found, and when where that is not plain."""
+    """A figure with its interval, when it was taken, and how."""
 
     name: str
     when: str
@@ -197,15 +197,17 @@ class Provenance:
 
 def provenance(result: SearchResult) -> list[tuple[str, list[Provenance]]]:
     """For each of the compared models all of its figures, before and after the test split."""
-    tests = (result.baseline_test, result.simple_test, result.winner and result.winner.test)
-    owners = (baseline_of(result), simple_of(result), winner_of(result))
-    titles = {c.trial.number: title for title, _, c in compared(result)}
+    winner = result.winner
+    tests = {
+        "Baseline": result.baseline_test,
+        "Strongest simple": result.simple_test,
+        "Winner": winner.test if winner else None,
+    }
     tables = []
-    for own, test in zip(owners, tests, strict=True):
-        if own:
-            rows = [_origin(m, "during the search") for m in _all(figures_of(own.trial))]
-            rows += [_origin(m, "at the end") for m in _all(test or Evaluation({}))]
-            tables.append((titles[own.trial.number], sorted(rows, key=lambda r: r.name)))
+    for title, _, own in compared(result):
+        rows = [_origin(m, "during the search") for m in _all(figures_of(own.trial))]
+        rows += [_origin(m, "at the end") for m in _all(tests[title] or Evaluation({}))]
+        tables.append((title, sorted(rows, key=lambda r: r.name)))
     return tables
 
 
