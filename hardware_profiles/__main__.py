@@ -7,14 +7,22 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from hardware_profiles import commands
 from hardware_profiles.profile import ProfileError
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help shows how\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with one subcommand for every module of ``hardware_profiles.commands``."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m hardware_profiles",
         description="What devices can do: list them, fit and check their latency coefficients.",
     )

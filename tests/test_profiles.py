@@ -219,6 +219,21 @@ def test_every_module_of_commands_is_a_command_with_help(
         assert re.search(rf"^    {name.replace('_', '-')}\s+\w", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [("predict",), ("predict", "--target", "pi4", "--counts", "x", "--threads", "x"), ("no",)],
+)
+def test_wrong_arguments_are_one_line(
+    capsys: pytest.CaptureFixture[str], argv: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
 def test_list_names_every_device(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "list")
     assert code == 0
