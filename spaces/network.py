@@ -427,7 +427,7 @@ class _Recorder(TorchDispatchMode):
         kernel = (1, 1) if op == "linear" else tuple(weight.shape[2:])
         group = self._owner.get(layer or "")
         own = Width(0, ((group, 1),)) if group else Width(out_channels)
-        if op == "depthwise":
+        if op == "depthwise" and in_channels == out_channels:
             own = self._of(x)
         self._widths[id(out)] = own
         tokens = (x.shape[0], 1) if op == "linear" and x.shape[0] > 1 else None

@@ -15,7 +15,7 @@ from hardware_profiles import HardwareProfile
 from spaces.dimension import Choice, Dimension, ParamValue, Real
 from spaces.network import Group, Network, dependency_graph, full_groups, narrow
 from spaces.table import ShapeTable
-from spaces.technique import Hooks, PrepareContext, Setting, Technique
+from spaces.technique import Hooks, PrepareContext, Setting, Technique, inside
 
 MAX_RATIO = 0.96875  # 2 of 64 channels stay
 CRITERIA = ("magnitude", "taylor", "bn_scale")
@@ -52,7 +52,7 @@ class Pruning(Technique):
             channels = min(widths(group, profile), key=lambda w: (abs(w - wanted), w))
             if channels < group.channels:
                 kept[group.name] = channels
-        return setting_of(kept, str(params["pruning/importance"])) if kept else {}
+        return setting_of(kept, str(params["pruning/importance"]))
 
     def encode(
         self,
@@ -69,6 +69,11 @@ class Pruning(Technique):
             for g in network.groups
         }
         return params | {"pruning/importance": setting.get("importance", CRITERIA[0])}
+
+    def without(self, setting: Setting, modules: tuple[str, ...]) -> Setting:
+        """Only what was planned for groups outside ``modules``."""
+        kept = {g: n for g, n in setting.get("kept", {}).items() if not inside(g, modules)}
+        return setting_of(kept, setting.get("importance", CRITERIA[0]))
 
     def reshape(self, setting: Setting, table: ShapeTable) -> ShapeTable:
         """Narrower groups."""
@@ -87,7 +92,9 @@ TECHNIQUE = Pruning()
 
 
 def setting_of(kept: Mapping[str, int], importance: str = CRITERIA[0]) -> Setting:
-    """The canonical setting; the default criterion is left unsaid."""
+    """The canonical setting: untouched groups and the default criterion are left unsaid."""
+    if not kept:
+        return {}
     setting: dict[str, Any] = {"kept": dict(kept)}
     if importance != CRITERIA[0]:
         setting["importance"] = importance
@@ -115,7 +122,7 @@ def uniform(network: Network, profile: HardwareProfile, pruning_ratio: float) ->
         channels = min(widths(group, profile), key=lambda w: (abs(w - wanted), w))
         if channels < group.channels:
             kept[group.name] = channels
-    return setting_of(kept) if kept else {}
+    return setting_of(kept)
 
 
 def prune(model: nn.Module, setting: Setting, context: PrepareContext) -> None:

@@ -16,7 +16,14 @@ from spaces.dimension import Choice, Dimension, ParamValue
 from spaces.network import Network
 from spaces.qdq import quantize_file
 from spaces.table import ShapeTable
-from spaces.technique import ExportContext, Hooks, PrepareContext, Setting, Technique
+from spaces.technique import (
+    ExportContext,
+    Hooks,
+    PrepareContext,
+    Setting,
+    Technique,
+    inside,
+)
 
 METHODS = ("minmax", "percentile", "entropy")
 
@@ -58,6 +65,11 @@ class Quantization(Technique):
             f"quantization/{la.name}": bits.get(la.name, 32) for la in network.layers
         }
         return params | {"quantization/ranges": setting.get("ranges", METHODS[0])}
+
+    def without(self, setting: Setting, modules: tuple[str, ...]) -> Setting:
+        """Only the widths of layers outside ``modules``."""
+        bits = {la: b for la, b in setting.get("bits", {}).items() if not inside(la, modules)}
+        return setting_of(bits, setting.get("ranges", METHODS[0]))
 
     def reshape(self, setting: Setting, table: ShapeTable) -> ShapeTable:
         """The layers' widths."""

@@ -44,13 +44,14 @@ class SearchSpace:
         """A plan without what was planned for modules that the plan itself leaves out."""
         plan = CompressionPlan(settings)
         gone = tuple(
-            name + "."
-            for t in self.techniques
-            for name in t.removes(plan.settings.get(t.name, {}))
+            module for t in self.techniques for module in t.removes(plan.settings.get(t.name, {}))
         )
         if not gone:
             return plan
-        return CompressionPlan({k: _without(v, gone) for k, v in plan.settings.items()})
+        by_name = {t.name: t for t in self.techniques}
+        return CompressionPlan(
+            {name: by_name[name].without(s, gone) for name, s in plan.settings.items()}
+        )
 
     def encode(self, plan: CompressionPlan) -> dict[str, ParamValue]:
         """Values of all dimensions that decode to ``plan``."""
@@ -88,17 +89,3 @@ def bind(plan: CompressionPlan) -> tuple[Hooks, ...]:
     if missing:
         raise KeyError(f"the plan needs techniques that are not installed: {sorted(missing)}")
     return tuple(t.bind(plan.settings[n]) for n, t in known.items() if n in plan.settings)
-
-
-def _without(setting: object, gone: tuple[str, ...]) -> object:
-    """The setting with every entry for a layer inside a removed module left out."""
-    if not isinstance(setting, Mapping):
-        return setting
-    kept = {}
-    for key, value in setting.items():
-        if isinstance(value, Mapping):
-            value = {k: v for k, v in value.items() if not k.startswith(gone)}
-            if not value:
-                continue
-        kept[key] = value
-    return kept

@@ -50,9 +50,14 @@ class Row:
     out_width: Width
     bits: int = 32
 
-    def shape_at(self, kept: Mapping[str, int]) -> OpShape:
-        """The operator's shape under a choice of widths."""
-        return self.shape_of(self.in_width.at(kept), self.out_width.at(kept))
+    def at(self, kept: Mapping[str, int]) -> tuple[Row, OpShape]:
+        """The operator and its shape under a choice of widths.
+
+        A grouped convolution that is left with one channel a group is a depthwise one.
+        """
+        shape = self.shape_of(self.in_width.at(kept), self.out_width.at(kept))
+        is_depthwise = self.op == "conv" and shape.groups == shape.in_channels > 1
+        return (replace(self, op="depthwise") if is_depthwise else self), shape
 
     def shape_of(self, in_channels: int, out_channels: int) -> OpShape:
         """The operator's shape with other channel counts."""
@@ -95,7 +100,7 @@ class ShapeTable:
     def shapes(self) -> tuple[tuple[Row, OpShape], ...]:
         """Every operator with its shape at the chosen widths."""
         kept = {**self.channels, **self.kept}
-        return tuple((row, row.shape_at(kept)) for row in self.rows)
+        return tuple(row.at(kept) for row in self.rows)
 
     def latency_ms(self, profile: HardwareProfile) -> float:
         """Analytic estimate on one core of the profile, milliseconds."""

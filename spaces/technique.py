@@ -102,6 +102,10 @@ class Technique:
         """Modules that the setting leaves out; what others planned for them is dropped."""
         return ()
 
+    def without(self, setting: Setting, modules: tuple[str, ...]) -> Setting:
+        """The canonical setting when ``modules``, which the plan leaves out, are gone."""
+        return setting
+
     def reshape(self, setting: Setting, table: ShapeTable) -> ShapeTable:
         """The operators' shapes and widths under the setting."""
         return table
@@ -109,6 +113,11 @@ class Technique:
     def bind(self, setting: Setting) -> Hooks:
         """What the setting does to a model and its file."""
         raise NotImplementedError
+
+
+def inside(layer: str, modules: tuple[str, ...]) -> bool:
+    """Whether a layer is one of the modules or lies in one."""
+    return any(layer == module or layer.startswith(f"{module}.") for module in modules)
 
 
 @cache
