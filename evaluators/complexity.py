@@ -72,11 +72,11 @@ class Complexity:
     name = "complexity"
     cheap = True
 
-    def applies(self, context: EvaluationContext) -> bool:  # noqa: ARG002
+    def applies(self, context: EvaluationContext) -> bool:
         """Always."""
         return True
 
-    def evaluate(self, model: Path, context: EvaluationContext) -> tuple[Measurement, ...]:  # noqa: ARG002
+    def evaluate(self, model: Path, context: EvaluationContext) -> tuple[Measurement, ...]:
         """Both counts.
 
         Raises:

@@ -34,6 +34,8 @@ from typing import ClassVar
 
 log = logging.getLogger(__name__)
 
+TELL_S = 5.0  # after so long it is said for whom a measurement waits
+
 
 def lease_folder() -> Path:
     """The folder of the lock files: of this machine and user, since locks are, too."""
@@ -151,8 +153,16 @@ def _take(file: _LockFile, whom: str, what: str) -> None:
     if file.try_lock(fcntl.LOCK_EX):
         return
     holder = os.pread(file.descriptor, 1000, 0).decode(errors="replace")
-    log.info("%s waits for %s%s", what, whom, f" of {holder}" if holder else "")
-    file.lock(fcntl.LOCK_EX)
+    told = ("%s waits for %s%s", what, whom, f" of {holder}" if holder else "")
+    log.info(*told)
+    # Turns of seconds are as it should be; only what takes longer is the person's business.
+    timer = threading.Timer(TELL_S, log.warning, told)
+    timer.daemon = True
+    timer.start()
+    try:
+        file.lock(fcntl.LOCK_EX)
+    finally:
+        timer.cancel()
 
 
 def _command() -> str:

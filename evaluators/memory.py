@@ -24,7 +24,7 @@ class Memory:
         """On processors that run ONNX Runtime."""
         return context.profile.kind == "cpu"
 
-    def evaluate(self, model: Path, context: EvaluationContext) -> tuple[Measurement, ...]:  # noqa: ARG002
+    def evaluate(self, model: Path, context: EvaluationContext) -> tuple[Measurement, ...]:
         """Runs the file once, at batch 1 with one thread, in a new process on this host.
 
         Raises:

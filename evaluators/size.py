@@ -14,11 +14,11 @@ class Size:
     name = "size"
     cheap = True
 
-    def applies(self, context: EvaluationContext) -> bool:  # noqa: ARG002
+    def applies(self, context: EvaluationContext) -> bool:
         """Always."""
         return True
 
-    def evaluate(self, model: Path, context: EvaluationContext) -> tuple[Measurement, ...]:  # noqa: ARG002
+    def evaluate(self, model: Path, context: EvaluationContext) -> tuple[Measurement, ...]:
         """The one file's bytes; a file that keeps its weights elsewhere is not exported here.
 
         Raises:

@@ -147,41 +147,58 @@ class Sessions:
 
 
 class Lock:
-    """One user of this device at a time; the kernel takes it from a process that dies."""
+    """One user of this device at a time; the kernel takes it from a process that dies.
+
+    Two files, so that turns are taken: who wants the device takes the gate and keeps it until
+    the device is free, so that who has just let go cannot come back first.
+    """
 
     def __init__(self) -> None:
-        self._file: TextIO | None = None
+        self._gate: TextIO | None = None
+        self._device: TextIO | None = None
 
     @property
     def held(self) -> bool:
-        """Whether this process has it."""
-        return self._file is not None
+        """Whether this process keeps others waiting."""
+        return self._gate is not None or self._device is not None
 
     def lock(self, holder: str) -> dict[str, Any]:
-        """Takes it if it is free, and says who has it if not."""
-        if self._file is not None:
-            return {"locked": True}
-        name = f"compression-search-{os.getuid()}.device-lock"
-        file = open(os.path.join(tempfile.gettempdir(), name), "a+")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            other = file.read().strip()
-            file.close()
-            return {"locked": False, "holder": other}
-        file.truncate(0)
-        file.write(holder)
-        file.flush()
-        self._file = file
+        """Takes it, or a place in the queue; says who has it when it is not free."""
+        if self._device is None:
+            self._gate = self._gate or _try_flock("gate")
+            if self._gate is not None:
+                self._device = _try_flock("device")
+            if self._device is None:
+                return {"locked": False, "holder": _read(_lock_path("device")) or "another"}
+            self._device.truncate(0)
+            self._device.write(holder)
+            self._device.flush()
+            if self._gate is not None:
+                self._gate.close()
+                self._gate = None
         return {"locked": True}
 
     def unlock(self) -> dict[str, Any]:
-        """Gives it back; nothing happens when it isn't held."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Gives it back, or the place in the queue."""
+        for file in (self._gate, self._device):
+            if file is not None:
+                file.close()
+        self._gate = self._device = None
         return {}
+
+
+def _lock_path(name: str) -> str:
+    return os.path.join(tempfile.gettempdir(), f"compression-search-{os.getuid()}.{name}-lock")
+
+
+def _try_flock(name: str) -> TextIO | None:
+    file = open(_lock_path(name), "a+")  # noqa: SIM115 - as long as the lock is held
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
 def find(sha256: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ that goes with its process.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import tempfile
@@ -36,7 +37,8 @@ MAX_CLOCK_LOSS = 0.05
 STEADY_TRIES = 3
 PARTS = 10  # of a measurement, for its spread
 RETRY_WAITS_S = (2.0, 10.0)  # before the second and third attempt when a device disappears
-LOCK_POLL_S = 1.0
+LOCK_POLL_S = 0.2
+TELL_S = 5.0  # after so long it is said for whom a measurement waits
 LONG_S = 3600.0  # for requests of unknown length; a dead connection ends them earlier
 # vcgencmd get_throttled: the low bits say what is so now.
 _THROTTLED_NOW = {1: "under-voltage", 2: "capped clock", 4: "throttled", 8: "at its heat limit"}
@@ -214,11 +216,11 @@ class Board:
 def _locked(session: AgentSession) -> Iterator[None]:
     """The device for this process alone; says who has it when it has to wait."""
     holder = f"process {os.getpid()} on {socket.gethostname()}"
-    told = False
+    tell = time.monotonic() + TELL_S
     while not (answer := session.ask("lock", holder=holder))["locked"]:
-        if not told:
-            log.info("%s is measuring for %s; waiting", session.device.name, answer["holder"])
-            told = True
+        if time.monotonic() >= tell:
+            log.warning("%s is measuring for %s; waiting", session.device.name, answer["holder"])
+            tell = math.inf
         time.sleep(LOCK_POLL_S)
     try:
         yield

@@ -254,6 +254,27 @@ def test_device_lock_excludes_others_and_goes_with_its_process():
         assert second.ask("unlock") == {}
 
 
+def test_device_lock_is_taken_in_turns():
+    with AgentSession(HOST) as first, AgentSession(HOST) as second:
+        assert first.ask("lock", holder="first")["locked"]
+        assert not second.ask("lock", holder="second")["locked"]
+        first.ask("unlock")
+        assert first.ask("lock", holder="first") == {"locked": False, "holder": "first"}
+        assert second.ask("lock", holder="second")["locked"]
+        assert first.ask("lock", holder="first") == {"locked": False, "holder": "second"}
+        second.ask("unlock")
+        assert first.ask("lock", holder="first")["locked"]
+
+
+def test_place_in_the_queue_is_given_back():
+    with AgentSession(HOST) as first, AgentSession(HOST) as second:
+        first.ask("lock", holder="first")
+        second.ask("lock", holder="second")
+        second.ask("unlock")
+        first.ask("unlock")
+        assert first.ask("lock", holder="first")["locked"]
+
+
 def test_greeting_of_a_login_shell_is_passed_over(tmp_path):
     shell = tmp_path / "python"
     shell.write_text(f'#!/bin/sh\necho "Welcome"\nexec {sys.executable} "$@"\n')
