@@ -18,7 +18,7 @@ from evaluators.sessions import logits
 
 
 class Accuracy:
-    """The context's metric, ``drop`` against the baseline with its bound, and per-class figures."""
+    """The metric, ``drop`` against the baseline with its bound, and per-class figures."""
 
     name = "accuracy"
     cheap = False

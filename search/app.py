@@ -187,7 +187,7 @@ class Search:
         clock = Clock(budget, reserve, self._began, study.elapsed_s)
         for trial in study.trials:
             self._tracker.trial(trial)
-        study.propose([*simple_plans(prepared.space), *proposer.opening()])
+        study.propose(simple_plans(prepared.space))
         bench = self._baseline(study, prepared.bench, clock)
 
         def runner(ticket: int, job: Job) -> Outcome:

@@ -21,7 +21,7 @@ from search.trial import Trial
 from spaces import CompressionPlan
 from spaces.space import SearchSpace
 
-OPENING = 6
+OPENING = 4
 CLOSE = 1.06  # neighbors on the latency axis nearer than this need no plan between them
 PRESS = 0.9  # of the fastest feasible latency: the next thing to try
 TRIES = 8
@@ -37,37 +37,36 @@ class Proposer:
         self._limits = limits
         self._prior = Allocator(space, sensitivity)
 
-    def opening(self) -> list[tuple[CompressionPlan, str]]:
-        """Plans along the front of the uncorrected model, slowest first."""
-        full_ms = self._prior.latency_ms(self._prior.untouched)
-        fastest_ms = self._prior.fastest_ms()
-        if fastest_ms >= 0.95 * full_ms:
-            return []
-        found = []
-        for i in range(OPENING):
-            share = (i + 1) / (OPENING + 1)
-            latency_ms = full_ms * (fastest_ms / full_ms) ** share
-            found.append((self._prior.plan(self._prior.solve(latency_ms)), "warm"))
-        return found
+    def next(self, trials: Sequence[Trial]) -> tuple[CompressionPlan, str] | None:
+        """A plan that is not among ``trials``, and its origin; None when there is nothing new.
 
-    def next(self, trials: Sequence[Trial], turn: int) -> CompressionPlan | None:
-        """A plan that is not among ``trials``; None when the model has nothing new to say.
-
-        ``turn`` counts the proposals; they alternate between halving the gap around the limit,
-        pressing below the fastest feasible plan, and filling the widest gap of the front.
+        The first few (``warm``) lie evenly, in the logarithm, between the fastest simple plan
+        that meets the limits and the fastest plan of all: what is slower has no chance. After
+        that (``model``) they alternate between halving the gap around the limit, pressing below
+        the fastest feasible plan, and filling the widest gap of the front.
         """
         known = {trial.plan.plan_id for trial in trials}
         finished = [t for t in trials if t.state == "complete" and t.evaluation is not None]
-        allocator = Allocator(self._space, self._sensitivity, self._corrections(finished))
         latencies = {t.number: self._modeled_ms(t) for t in finished}
-        aims = (self._halving, self._pressing, self._filling)
-        aim_ms = aims[turn % len(aims)](finished, latencies)
+        warm = sum(t.origin == "warm" for t in trials)
+        if warm < OPENING:
+            simple = [t for t in finished if t.is_baseline]
+            start_ms = self._fastest_feasible(simple, latencies)
+            share = (warm + 1) / (OPENING + 1)
+            aim_ms = start_ms * (self._prior.fastest_ms() / start_ms) ** share
+            allocator, origin = self._prior, "warm"
+        else:
+            turn = sum(t.origin == "model" for t in trials)
+            aims = (self._halving, self._pressing, self._filling)
+            aim_ms = aims[turn % len(aims)](finished, latencies)
+            allocator = Allocator(self._space, self._sensitivity, self._corrections(finished))
+            origin = "model"
         for attempt in range(TRIES):
             # Around the aim, ever further, faster first.
             factor = 0.96 ** ((attempt + 1) // 2 * (1 if attempt % 2 else -1))
             plan = allocator.plan(allocator.solve(aim_ms * factor))
             if plan.plan_id not in known:
-                return plan
+                return plan, origin
         return None
 
     def _modeled_ms(self, trial: Trial) -> float:
@@ -116,9 +115,10 @@ class Proposer:
         return self._fastest_feasible(finished, latencies) * PRESS
 
     def _filling(self, finished: Sequence[Trial], latencies: Mapping[int, float]) -> float:
-        """The middle of the widest gap between latencies that the front may still fill."""
-        marks = sorted({self._prior.fastest_ms(), *latencies.values()})
-        marks = [ms for ms in marks if ms > 0]
+        """The middle of the widest gap below the fastest simple plan that meets the limits."""
+        simple = [t for t in finished if t.is_baseline]
+        top_ms = self._fastest_feasible(simple, latencies)
+        marks = sorted({self._prior.fastest_ms(), *(v for v in latencies.values() if v <= top_ms)})
         gaps = [(high / low, math.sqrt(high * low)) for low, high in itertools.pairwise(marks)]
         return max(gaps)[1] if gaps else self._pressing(finished, latencies)
 

@@ -55,7 +55,7 @@ class Study:
         metric: str,
         sampler: str,
         seed: int,
-        model: Callable[[Sequence[Trial], int], CompressionPlan | None] | None = None,
+        model: Callable[[Sequence[Trial]], tuple[CompressionPlan, str] | None] | None = None,
     ) -> None:
         """``model`` proposes plans from the trials so far, beside the sampler's."""
         self._space = space
@@ -94,20 +94,16 @@ class Study:
             plan, origin = self._proposals.pop(0)
             self._memory.enqueue_trial(self._space.encode(plan))
             return Ask(plan, origin, self._memory.ask(self._distributions))
-        modeled = self._modeled()
+        modeled = None
+        if self._model is not None and self._asks % SAMPLER_EVERY != 0:
+            modeled = self._model(self.trials)
         if modeled is not None:
-            self._memory.enqueue_trial(self._space.encode(modeled))
-            return Ask(modeled, "model", self._memory.ask(self._distributions))
+            plan, origin = modeled
+            self._memory.enqueue_trial(self._space.encode(plan))
+            return Ask(plan, origin, self._memory.ask(self._distributions))
         handle = self._memory.ask(self._distributions)
         params: Mapping[str, ParamValue] = handle.params
         return Ask(self._space.decode(params), f"sampler:{self._sampler}", handle)
-
-    def _modeled(self) -> CompressionPlan | None:
-        """The model's proposal when it is its turn; every fourth ask is the sampler's."""
-        turn, own = divmod(self._asks, SAMPLER_EVERY)
-        if self._model is None or own == 0:
-            return None
-        return self._model(self.trials, turn * (SAMPLER_EVERY - 1) + own - 1)
 
     def known(self, ask: Ask) -> Trial | None:
         """The finished trial of the same plan, if there is one."""

@@ -77,7 +77,7 @@ def quantize_file(
 
     Args:
         source: a float file whose layers' nodes carry the layers' names.
-        layers: names of Conv, Gemm or MatMul nodes.
+        layers: names of layers; all calls of a layer have its width.
         runtime: types of activations and weights for the target's kernels.
         images: calibration images, preprocessed, (N, C, H, W).
         ranges: how activation ranges are found: minmax, percentile or entropy.
@@ -87,10 +87,11 @@ def quantize_file(
     """
     model = onnx.load(source)
     weighted = layer_nodes(model)
-    missing = set(layers) - {node.name for node in weighted}
+    missing = set(layers) - {layer_of(node) for node in weighted}
     if missing:
         raise ValueError(f"the file must have every quantized layer, but lacks {sorted(missing)}")
-    nodes = [*layers, *_between(model, set(layers))]
+    chosen = [node.name for node in weighted if layer_of(node) in layers]
+    nodes = [*chosen, *_between(model, set(chosen))]
     with _quiet():
         quantize_static(
             source,
@@ -109,7 +110,7 @@ def quantize_file(
             extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
         )
     quantized = onnx.load(target)
-    keep_float(quantized, [n.name for n in weighted if n.name not in layers])
+    keep_float(quantized, [n.name for n in weighted if n.name not in chosen])
     onnx.save(quantized, target)
 
 
@@ -119,6 +120,11 @@ def layer_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [
         node for node in model.graph.node if node.op_type in LAYERS and node.input[1] in constants
     ]
+
+
+def layer_of(node: onnx.NodeProto) -> str:
+    """The layer that a node is a call of: the second call of ``conv`` is named ``conv:2``."""
+    return str(node.name).partition(":")[0]
 
 
 def _between(model: onnx.ModelProto, layers: set[str]) -> list[str]:

@@ -105,11 +105,28 @@ class Concat(nn.Module):
         return self.head(nn.functional.avg_pool2d(x, 6).flatten(1))
 
 
+class Shared(nn.Module):
+    """A layer that is called twice, and a depthwise one that doubles the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _conv(IMAGE[0], 16, stride=2)
+        self.again = _conv(16, 16)
+        self.twice = nn.Conv2d(16, 32, 3, padding=1, groups=16)
+        self.after = _conv(32, 16, 1)
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.again(self.again(self.stem(x)))
+        return self.head(self.after(self.twice(x)).mean((2, 3)))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "depthwise": Depthwise,
     "grouped": Grouped,
     "concat": Concat,
+    "shared": Shared,
 }
 
 

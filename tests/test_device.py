@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -424,7 +425,9 @@ def sshd(tmp_path_factory):
     if SSHD is None:
         if os.environ.get("CI"):
             pytest.fail("sshd must be there in CI; install openssh-server")
-        pytest.skip("SSH IS NOT TESTED: sshd is missing; install openssh-server")
+        missing = "SSH IS NOT TESTED: sshd is missing; install openssh-server"
+        warnings.warn(missing, stacklevel=1)
+        pytest.skip(missing)
     folder = tmp_path_factory.mktemp("sshd")
     for key in ("host", "user", "stranger"):
         keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]

@@ -25,6 +25,7 @@ from spaces.dimension import Choice, Dimension, ParamValue, Real
 from spaces.export import export_onnx
 from spaces.network import Group, trace
 from spaces.pruning import MAX_RATIO, widths
+from spaces.qdq import layer_of
 from spaces.space import SearchSpace, bind
 from spaces.technique import ExportContext, PrepareContext
 
@@ -88,11 +89,11 @@ class InFile:
 
 
 def layers_in(path: Path) -> dict[str, InFile]:
-    """Every layer of a file by its node's name."""
+    """Every layer of a file by name; all calls of one must be alike."""
     model = onnx.load(path)
     arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     made_by = {out: node for node in model.graph.node for out in node.output}
-    found = {}
+    found: dict[str, InFile] = {}
     for node in model.graph.node:
         if node.op_type not in ("Conv", "Gemm"):
             continue
@@ -104,7 +105,8 @@ def layers_in(path: Path) -> dict[str, InFile]:
         transposed = any(a.name == "transB" and a.i for a in node.attribute)
         if node.op_type == "Gemm" and not transposed:
             weight = weight.T
-        found[node.name] = InFile(*weight.shape[:2], bits=8 * weight.dtype.itemsize)
+        layer = InFile(*weight.shape[:2], bits=8 * weight.dtype.itemsize)
+        assert found.setdefault(layer_of(node), layer) == layer
     return found
 
 
