@@ -6,7 +6,7 @@ every plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hardware_profiles import HardwareProfile, OpShape
@@ -109,7 +109,7 @@ class ShapeTable:
     @property
     def parameters(self) -> int:
         """Weights of convolutions and linear layers; biases and norms are left out."""
-        return sum(shape.weights for row, shape in self.shapes() if row.layer)
+        return sum(shape.weights for _, shape in self._layers())
 
     @property
     def macs(self) -> int:
@@ -119,4 +119,8 @@ class ShapeTable:
     @property
     def weight_bytes(self) -> float:
         """Bytes of the weights of convolutions and linear layers at their widths."""
-        return sum(shape.weights * row.bits / 8 for row, shape in self.shapes() if row.layer)
+        return sum(shape.weights * row.bits / 8 for row, shape in self._layers())
+
+    def _layers(self) -> Iterable[tuple[Row, OpShape]]:
+        """Convolutions and linear layers, each once however often it is called."""
+        return {row.layer: (row, shape) for row, shape in self.shapes() if row.layer}.values()

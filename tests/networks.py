@@ -106,19 +106,32 @@ class Concat(nn.Module):
 
 
 class Shared(nn.Module):
-    """A layer that is called twice, and a depthwise one that doubles the channels."""
+    """A block of one convolution that is called twice."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = _conv(IMAGE[0], 16, stride=2)
         self.again = _conv(16, 16)
-        self.twice = nn.Conv2d(16, 32, 3, padding=1, groups=16)
+        self.after = _conv(16, 24, 1)
+        self.head = nn.Linear(24, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.again(self.again(self.stem(x)))
+        return self.head(self.after(x).mean((2, 3)))
+
+
+class Multiplying(nn.Module):
+    """A depthwise convolution that makes two channels of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _conv(IMAGE[0], 16, stride=2)
+        self.two_each = nn.Conv2d(16, 32, 3, padding=1, groups=16)
         self.after = _conv(32, 16, 1)
         self.head = nn.Linear(16, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.again(self.again(self.stem(x)))
-        return self.head(self.after(self.twice(x)).mean((2, 3)))
+        return self.head(self.after(self.two_each(self.stem(x))).mean((2, 3)))
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -127,6 +140,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "grouped": Grouped,
     "concat": Concat,
     "shared": Shared,
+    "multiplying": Multiplying,
 }
 
 
