@@ -37,7 +37,8 @@ _WEIGHTED: Mapping[str, Op] = {
 }
 _PLAIN: Mapping[str, Op] = {
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"), "quantize"),
-    **dict.fromkeys(("MaxPool", "AveragePool", "NhwcMaxPool", "QLinearAveragePool"), "pool"),
+    **dict.fromkeys(("MaxPool", "NhwcMaxPool"), "pool"),
+    **dict.fromkeys(("AveragePool", "QLinearAveragePool"), "average_pool"),
     **dict.fromkeys(("GlobalAveragePool", "QLinearGlobalAveragePool"), "global_pool"),
     **dict.fromkeys(("GlobalMaxPool", "ReduceMean", "QLinearReduceMean"), "global_pool"),
     **dict.fromkeys(("Concat", "QLinearConcat"), "concat"),
@@ -244,10 +245,12 @@ def _graph_op(event: Mapping[str, Any], nodes: Mapping[str, _Node]) -> GraphOp |
         shape = OpShape(inputs[0][1][-1], columns, (rows, 1), (rows, 1))
         return GraphOp(name, "linear", shape, bits, runtime_op)
     plain = _PLAIN.get(runtime_op, "elementwise")
+    if runtime_op == "Transpose":
+        plain = "transpose" if len(out) <= 4 else "shuffle"
     source = max((dims for _, dims in inputs), key=math.prod)
     if plain == "add" and sum(bool(dims) for _, dims in inputs) < 2:
         plain = "elementwise"
-    if plain in ("pool", "global_pool"):
+    if plain in ("pool", "average_pool", "global_pool"):
         last = runtime_op.startswith("Nhwc") or (out[-1] == source[-1] and out[1] != source[1])
         in_map, out_map = _map(source, last), _map(out, last)
         channels = (source[-1] if last else source[1]) if len(source) > 1 else source[0]

@@ -180,9 +180,8 @@ def _shape_part(op: str, bits: int) -> str:
 
 def _shape_parts(profile: HardwareProfile, probe: Probe) -> dict[str, float]:
     parts = dict.fromkeys([*SHAPE_PARTS, _REST, _OVERHEAD], 0.0)
-    overheads = {(kernel.op, kernel.bits): kernel.overhead_us * 1e-3 for kernel in profile.kernels}
     for each in probe.ops:
-        overhead = overheads.get((each.op, each.bits), overheads.get((each.op, 32), 0.0))
+        overhead = profile.kernel(each.op, each.shape, each.bits).overhead_us * 1e-3
         cost = profile.cost(each.op, each.shape, each.bits)
         parts[_shape_part(each.op, each.bits)] += cost - overhead
         parts[_OVERHEAD] += overhead
@@ -197,14 +196,17 @@ def _with_shape_factors(base: HardwareProfile, factors: Factors) -> HardwareProf
     """Kernels by their part's factor; the memory, which all share, by the scale."""
     names = [*SHAPE_PARTS, _REST, _OVERHEAD]
     by_part = dict(zip(names, factors.parts.tolist(), strict=True))
-    kernels = [
-        dataclasses.replace(
-            kernel,
-            giga_per_s=_short(kernel.giga_per_s / by_part[_shape_part(kernel.op, kernel.bits)]),
-            overhead_us=_short(kernel.overhead_us * by_part[_OVERHEAD]),
+    kernels = []
+    for kernel in base.kernels:
+        factor = by_part[_shape_part(kernel.op, kernel.bits)]
+        kernels.append(
+            dataclasses.replace(
+                kernel,
+                giga_per_s=_short(kernel.giga_per_s / factor),
+                overhead_us=_short(kernel.overhead_us * by_part[_OVERHEAD]),
+                ns={name: _short(each * factor) for name, each in kernel.ns.items()},
+            )
         )
-        for kernel in base.kernels
-    ]
     bandwidth = _short(base.cpu.bandwidth_gb_s / factors.scale)
     cpu = dataclasses.replace(base.cpu, bandwidth_gb_s=bandwidth)
     return dataclasses.replace(base, kernels=tuple(kernels), cpu=cpu)

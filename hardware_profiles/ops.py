@@ -11,9 +11,12 @@ Op = Literal[
     "linear",  # matrix product with constant weights
     "add",  # elementwise with two inputs (residual additions, multiplications)
     "elementwise",  # elementwise with one input that the runtime does not fuse
-    "pool",  # max or average over a window
+    "pool",  # maximum over a window; average too where that has no kernel of its own
+    "average_pool",
     "global_pool",  # average over the whole map
     "concat",
+    "transpose",  # between layouts, with channels first and last
+    "shuffle",  # a transposition of a tensor with more than four dimensions
     "quantize",  # a float tensor becomes int8 or back
 ]
 OPS: tuple[str, ...] = get_args(Op)

@@ -7,11 +7,10 @@ here names a device.
 from __future__ import annotations
 
 import difflib
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,10 +18,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from hardware_profiles.events import FEATURES
 from hardware_profiles.ops import OPS, OpShape
+from hardware_profiles.terms import TERMS, VARIANTS, WEIGHTED, amounts, padded_work, variant
 
 PROFILE_VERSION = 1
 DATA = Path(__file__).parent / "data"
 _STRICT = ConfigDict(extra="forbid")
+
+# Operators without a kernel of their own in a profile run like these.
+_ALIKE = {"average_pool": "pool", "transpose": "elementwise", "shuffle": "elementwise"}
 
 _Positive = Annotated[float, Field(gt=0)]
 _Amount = Annotated[float, Field(ge=0)]
@@ -40,6 +43,9 @@ class Kernel:
     ``t = (C^4 + M^4)^(1/4) + overhead``: ``C`` is padded MACs (elements for operators without
     weights) over ``giga_per_s``, ``M`` the bytes moved over the profile's bandwidth. The soft
     maximum of compute and memory is from ``docs/latency.md``.
+
+    With ``ns``, nanoseconds by ``terms.TERMS``, ``t = C + ns . amounts + overhead`` instead:
+    those were fitted with the caches that the target has, so that memory is among them.
     """
 
     __pydantic_config__ = _STRICT
@@ -50,6 +56,10 @@ class Kernel:
     overhead_us: _Amount
     tile_out: _Count = 1  # output channels are computed in multiples of this
     tile_in: _Count = 1
+    tile_map: _Count = 1  # pixels of the output map
+    tail: _Count = 1  # output channels are stored in multiples of this
+    variant: str = ""  # the shapes it serves, by ``terms.variant``; "": any
+    ns: Mapping[str, _Amount] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -203,33 +213,39 @@ class HardwareProfile:
         Raises:
             ProfileError: the profile has no kernel at all for ``op``.
         """
-        kernel = self._kernel(op, bits)
-        work: float
-        if op in ("conv", "depthwise", "linear"):
-            out_c = _pad(shape.out_channels, kernel.tile_out)
-            in_c = _pad(shape.in_channels // shape.groups, kernel.tile_in)
-            work = out_c * in_c * math.prod(shape.kernel) * math.prod(shape.out_size)
-            elements = shape.in_elements + shape.out_elements + shape.weights
-        else:
-            work = max(shape.in_elements, shape.out_elements)
-            elements = shape.in_elements + shape.out_elements
-        compute_ms = work / kernel.giga_per_s * 1e-6
+        kernel = self.kernel(op, shape, bits)
+        tiles = (kernel.tile_out, kernel.tile_in, kernel.tile_map)
+        compute_ms = padded_work(op, shape, *tiles) / kernel.giga_per_s * 1e-6
+        if kernel.ns:
+            found = amounts(op, shape, kernel.variant, kernel.tail, kernel.tile_in)
+            terms_ns = sum(each * found.get(name, 0) for name, each in kernel.ns.items())
+            return compute_ms + terms_ns * 1e-6 + kernel.overhead_us * 1e-3
+        elements = shape.in_elements + shape.out_elements
+        if op in WEIGHTED:
+            elements += shape.weights
         memory_ms = elements * kernel.bits / 8 / self.cpu.bandwidth_gb_s * 1e-6
         return float((compute_ms**4 + memory_ms**4) ** 0.25 + kernel.overhead_us * 1e-3)
 
-    def _kernel(self, op: str, bits: int) -> Kernel:
-        for width in (bits, 32):
-            for kernel in self.kernels:
-                if kernel.op == op and kernel.bits == width:
-                    return kernel
+    def kernel(self, op: str, shape: OpShape, bits: int) -> Kernel:
+        """The kernel that serves the operator: of its width, else float; its shape, else any.
+
+        Raises:
+            ProfileError: the profile has no kernel at all for ``op``.
+        """
+        for name in (op, _ALIKE.get(op, op)):
+            for width in (bits, 32):
+                for kind in (variant(op, shape, width), ""):
+                    found = self._kernels.get((name, width, kind))
+                    if found is not None:
+                        return found
         raise ProfileError(
             f"every operator needs a kernel in the profile, but {self.name!r} has none for "
             f"{op!r}; add a [[kernels]] entry (known operators: {', '.join(OPS)})"
         )
 
-
-def _pad(count: int, tile: int) -> int:
-    return -(-count // tile) * tile
+    @cached_property
+    def _kernels(self) -> Mapping[tuple[str, int, str], Kernel]:
+        return {(k.op, k.bits, k.variant): k for k in reversed(self.kernels)}
 
 
 def read_profile(path: Path) -> HardwareProfile:
@@ -257,7 +273,21 @@ def read_profile(path: Path) -> HardwareProfile:
         raise ProfileError(f"{path.name}: {where}: {first['msg']}") from None
     if profile.counts is not None:
         _check_counts(path.name, profile.counts)
+    _check_kernels(path.name, profile.kernels)
     return profile
+
+
+def _check_kernels(name: str, kernels: tuple[Kernel, ...]) -> None:
+    for what, known, found in (
+        ("variant", VARIANTS, {kernel.variant for kernel in kernels}),
+        ("ns", TERMS, {term for kernel in kernels for term in kernel.ns}),
+    ):
+        unknown = sorted(found - set(known))
+        if unknown:
+            raise ProfileError(
+                f"{name}: {what} of a kernel must be known, but has {', '.join(unknown)}; "
+                f"known: {', '.join(filter(None, known))}"
+            )
 
 
 def _check_counts(name: str, model: CountModel) -> None:

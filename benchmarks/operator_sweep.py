@@ -1,0 +1,288 @@
+"""Counts every operator of random small networks on the emulated cores.
+
+The networks are drawn from a fixed seed so that they hold what convolutional networks are made
+of: dense, strided, grouped and depthwise convolutions, linear layers, additions, pools,
+concatenations, channel shuffles and activations, on maps of 2 to 112 pixels, with channel
+counts on and off the kernels' tiles, as float and as int8. No published network is among them.
+
+    python benchmarks/operator_sweep.py [--networks N] [--out CSV]
+
+writes one row for each executed operator; ``python -m hardware_profiles fit-operators`` turns
+them into the analytic tier's costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+from evaluators.graph import GraphOp, executed, label, read_model
+from hardware_profiles import emulator
+from hardware_profiles.counts import COUNT_COLUMNS
+
+SHAPE_COLUMNS = (
+    *("op", "bits", "in_channels", "out_channels", "in_height", "in_width"),
+    *("out_height", "out_width", "kernel_height", "kernel_width"),
+    *("stride_height", "stride_width", "groups"),
+)
+COUNTS = tuple(name for name in COUNT_COLUMNS if name not in ("total", "acc", "l1s", "l2s", "l3s"))
+FILES = ("float", "int8")
+COLUMNS = ("network", "file", "core", *SHAPE_COLUMNS, *COUNTS)
+MACS_AN_OPERATOR = 2e7
+MACS_A_NETWORK = 8e7
+WEIGHTS_AN_OPERATOR = 1_500_000
+
+# What a measuring function gives for one file: its operators with a figure for each column.
+Measure = Callable[[Path], Iterator[tuple[GraphOp, dict[str, float]]]]
+
+
+class Network:
+    """A chain of random operators, as it grows."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self.draw = draw
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.channels = self._channels(64)
+        self.size = draw.choice([2, 4, 7, 8, 14, 16, 20, 28, 32, 40, 56, 64, 112])
+        self.image = (1, self.channels, self.size, self.size)
+        self.last = "image"
+        self.macs = 0.0
+        self.seen = {}  # (channels, size) to a tensor of that shape
+
+    def _channels(self, most: int) -> int:
+        on_tile = [8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024]
+        if self.draw.random() < 0.55:
+            return self.draw.choice([count for count in on_tile if count <= most])
+        return round(math.exp(self.draw.uniform(math.log(3), math.log(most))))
+
+    def _add(self, op: str, inputs: list[str], **attributes: Any) -> None:
+        name = f"op{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        self.last = name
+
+    def _weight(self, *dims: int) -> str:
+        name = f"w{len(self.weights)}"
+        fan_in = math.prod(dims[1:]) or 1
+        values = np.random.default_rng(len(self.weights)).standard_normal(dims) / fan_in**0.5
+        self.weights.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
+        return name
+
+    def conv(self, kernel: int, stride: int = 1, groups: str = "one") -> None:
+        out_size = -(-self.size // stride)
+        for _ in range(30):
+            out = self._channels(1024)
+            group = 1
+            if groups == "depthwise":
+                out = group = self.channels
+            elif groups == "some":
+                options = [g for g in (2, 3, 4, 8, 16, 32) if self.channels % g == 0]
+                group = self.draw.choice(options or [1])
+                out = -(-out // group) * group
+            weights = out * (self.channels // group) * kernel**2
+            macs = weights * out_size**2
+            if macs <= MACS_AN_OPERATOR and weights <= WEIGHTS_AN_OPERATOR:
+                break
+        else:
+            return
+        before = self.last
+        self._add(
+            "Conv",
+            [before, self._weight(out, self.channels // group, kernel, kernel), self._weight(out)],
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[(kernel - 1) // 2] * 4,
+            group=group,
+        )
+        same = out == self.channels and stride == 1
+        self.channels, self.size, self.macs = out, out_size, self.macs + macs
+        if same and self.draw.random() < 0.3:
+            self._add("Add", [self.last, before])
+        if self.draw.random() < 0.8:
+            self._add("Relu", [self.last])
+
+    def pool(self, op: str, kernel: int, stride: int) -> None:
+        pad = (kernel - 1) // 2
+        out = (self.size + 2 * pad - kernel) // stride + 1
+        if out < 1:
+            return
+        shape = {"kernel_shape": [kernel, kernel], "strides": [stride, stride], "pads": [pad] * 4}
+        self._add(op, [self.last], **shape)
+        self.size = out
+
+    def activation(self) -> None:
+        if self.draw.random() < 0.5:
+            self._add("Sigmoid", [self.last])
+        else:
+            before = self.last
+            self._add("HardSigmoid", [before], alpha=1 / 6, beta=0.5)
+            self._add("Mul", [self.last, before])
+
+    def concat(self) -> None:
+        alike = [t for (_, size), t in self.seen.items() if size == self.size and t != self.last]
+        channels = {t: c for (c, _), t in self.seen.items()}
+        if not alike:
+            return
+        other = self.draw.choice(alike)
+        if self.channels + channels[other] > 1024:
+            return
+        self._add("Concat", [self.last, other], axis=1)
+        self.channels += channels[other]
+
+    def shuffle(self) -> None:
+        if self.channels % 2:
+            return
+        half, size = self.channels // 2, self.size
+        for dims in ([1, 2, half, size, size], None, [1, 2 * half, size, size]):
+            if dims is None:
+                self._add("Transpose", [self.last], perm=[0, 2, 1, 3, 4])
+                continue
+            name = f"w{len(self.weights)}"
+            self.weights.append(onnx.numpy_helper.from_array(np.array(dims, np.int64), name))
+            self._add("Reshape", [self.last, name])
+
+    def grow(self) -> None:
+        steps: list[tuple[float, Callable[[], None]]] = [
+            (24, lambda: self.conv(3)),
+            (24, lambda: self.conv(1)),
+            (9, lambda: self.conv(3, 2)),
+            (4, lambda: self.conv(1, 2)),
+            (3, lambda: self.conv(5)),
+            (2, lambda: self.conv(7, 2)),
+            (12, lambda: self.conv(3, 1, "depthwise")),
+            (5, lambda: self.conv(3, 2, "depthwise")),
+            (3, lambda: self.conv(5, 1, "depthwise")),
+            (5, lambda: self.conv(3, 1, "some")),
+            (2, lambda: self.conv(1, 1, "some")),
+            (3, lambda: self.pool("MaxPool", 3, 2)),
+            (2, lambda: self.pool("MaxPool", 2, 2)),
+            (2, lambda: self.pool("AveragePool", 3, 1)),
+            (3, self.activation),
+            (4, self.concat),
+            (4, self.shuffle),
+        ]
+        for _ in range(self.draw.randint(6, 16)):
+            if self.macs > MACS_A_NETWORK:
+                break
+            self.seen[self.channels, self.size] = self.last
+            self.draw.choices([step for _, step in steps], [share for share, _ in steps])[0]()
+
+    def finish(self) -> onnx.ModelProto:
+        self._add("GlobalAveragePool", [self.last])
+        self._add("Flatten", [self.last])
+        for _ in range(self.draw.randint(1, 2)):
+            out = self._channels(1024)
+            inputs = [self.last, self._weight(out, self.channels), self._weight(out)]
+            self._add("Gemm", inputs, transB=1)
+            self.channels = out
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            self.nodes,
+            "sweep",
+            [value("image", TensorProto.FLOAT, self.image)],
+            [value(self.last, TensorProto.FLOAT, (1, self.channels))],
+            self.weights,
+        )
+        opset = [helper.make_opsetid("", 17)]
+        return helper.make_model(graph, opset_imports=opset, ir_version=9)
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        draw = np.random.default_rng(0)
+        self.left = iter([{"image": draw.standard_normal(shape).astype(np.float32)}])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self.left, None)
+
+
+def network_files(seed: int, folder: Path) -> tuple[Path, Path]:
+    """The network of that seed as a float and as an int8 file."""
+    network = Network(random.Random(seed))
+    network.grow()
+    model = network.finish()
+    onnx.checker.check_model(model)
+    float_file, int8_file = folder / f"{seed}.onnx", folder / f"{seed}_int8.onnx"
+    onnx.save(model, str(float_file))
+    quantize_static(
+        float_file,
+        int8_file,
+        Reader(network.image),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
+    return float_file, int8_file
+
+
+def counted(core: str) -> Measure:
+    """Measures with an emulated core: figures are the counts of each operator."""
+    machine = emulator.shared(core)
+
+    def measure(file: Path) -> Iterator[tuple[GraphOp, dict[str, float]]]:
+        labelled = label(read_model(file))
+        named = file.with_name("named.onnx")
+        onnx.save(labelled, str(named))
+        kernels = machine.count(file, named).kernels
+        ops = executed(labelled, [kernel.event for kernel in kernels])
+        for kernel, op in zip(kernels, ops, strict=True):
+            if op is not None:
+                yield op, {name: kernel.counts[name] for name in COUNTS}
+
+    return measure
+
+
+def shape_row(op: GraphOp) -> tuple[Any, ...]:
+    shape = op.shape
+    sizes = (*shape.in_size, *shape.out_size, *shape.kernel, *shape.stride)
+    return (
+        op.op,
+        op.bits,
+        shape.in_channels,
+        shape.out_channels,
+        *sizes,
+        shape.groups,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", type=int, default=60)
+    parser.add_argument("--out", type=Path, default=Path("operator_counts.csv"))
+    args = parser.parse_args()
+    with args.out.open("w", newline="") as file, tempfile.TemporaryDirectory() as folder:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for seed in range(args.networks):
+            files = network_files(seed, Path(folder))
+            for core in emulator.CORES:
+                measure = counted(core)
+                for kind, path in zip(FILES, files, strict=True):
+                    for op, figures in measure(path):
+                        counts = [figures[name] for name in COUNTS]
+                        table.writerow([seed, kind, core, *shape_row(op), *counts])
+            file.flush()
+            print(f"{seed + 1}/{args.networks}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
