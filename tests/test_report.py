@@ -17,7 +17,7 @@ from evaluators import Evaluation, Measurement
 from search.report import words
 from search.report.classes import class_table
 from search.report.forest import forest
-from search.report.front import _area, _overlap, front_chart, plotted
+from search.report.front import front_chart, plotted
 from search.report.heat import heat_table
 from search.report.layers import layer_table
 from search.report.page import render, write_report
@@ -279,8 +279,11 @@ def test_chart_keeps_every_plan_inside_and_labels_apart(trials, narrow):
     for point in chart.points:
         assert chart.left <= point.x <= chart.right
         assert chart.top <= point.y <= chart.bottom
-    areas = [_area(label) for label in chart.labels]
-    assert not any(_overlap(a, b) for i, a in enumerate(areas) for b in areas[:i])
+    areas = [label.area for label in chart.labels]
+    for i, (left, top, right, bottom) in enumerate(areas):
+        for other in areas[:i]:
+            apart = right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+            assert apart
     assert "winner" in {label.text for label in chart.labels}
 
 
@@ -380,7 +383,7 @@ def test_layer_times_are_estimated_when_the_latency_was_not_taken_apart(tmp_path
     assert sum(la.share for la in found.layers) + sum(r.share for r in found.rest) == (
         pytest.approx(1)
     )
-    assert found.how.startswith("estimated from the table of kernels")
+    assert found.how.startswith("Times are estimated from the table of kernels")
 
 
 def test_layer_that_is_gone_is_said_to_be_left_out(tmp_path):
@@ -390,7 +393,9 @@ def test_layer_that_is_gone_is_said_to_be_left_out(tmp_path):
     shorter = Evaluation.of([replace(latency, detail={"operators": rows})])
     winner = replace(result.winner, test=result.winner.test.merged(shorter))
     found = {c.name: c for c in layer_table(replace(result, winner=winner)).layers}
-    assert found["layer2.1.conv1"].precision == "fp32 → left out"
+    gone = found["layer2.1.conv1"]
+    assert (gone.width, gone.precision) == ("left out", words.NOTHING)
+    assert gone.time.endswith("\u00a0ms → none")
     assert found["layer2.1.conv1"].share is None
 
 

@@ -13,6 +13,7 @@ from search.result import SearchResult
 from search.summary import on_validation
 from search.trial import Trial
 
+Area = tuple[float, float, float, float]  # left, top, right, bottom
 _CHARACTER = 6.1  # width of a character of a label, in pixels at 11 px
 _LINE = 14
 _LABELS = {"fp32": "FP32", "int8": "int8"}
@@ -46,6 +47,13 @@ class Label:
     y: float
     anchor: str
     strong: bool
+
+    @property
+    def area(self) -> Area:
+        """What it covers, about."""
+        width = len(self.text) * _CHARACTER * (1.1 if self.strong else 1)
+        left = self.x - {"start": 0.0, "middle": 0.5, "end": 1.0}[self.anchor] * width
+        return left, self.y - _LINE + 4, left + width, self.y + 3
 
 
 @dataclass(frozen=True)
@@ -195,7 +203,7 @@ def _staircase(points: Sequence[Point], box: tuple[float, float, float]) -> str:
 def _labels(
     result: SearchResult,
     points: Sequence[Point],
-    box: tuple[float, float, float, float],
+    box: Area,
     narrow: bool,
 ) -> tuple[Label, ...]:
     """Names of the winner and the baselines, where they fit without covering one another.
@@ -206,13 +214,13 @@ def _labels(
     every = [_around(p) for p in points]
     named = [_around(p) for p in points if p.kind in _NAMED]
     for name, point in _names(result, points, narrow):
-        texts = [_area(label) for label in placed]
+        texts = [label.area for label in placed]
         fitting = (
             label
             for taken in (every, named)
             for label in _places(name, point)
-            if _inside(_area(label), box)
-            and not any(_overlap(_area(label), other) for other in (*taken, *texts))
+            if _inside(label.area, box)
+            and not any(_overlap(label.area, other) for other in (*taken, *texts))
         )
         placed += [label for label in (next(fitting, None),) if label]
     return tuple(placed)
@@ -259,23 +267,13 @@ def _places(text: str, point: Point) -> Iterable[Label]:
         yield Label(text, point.x + dx, point.y + dy, anchor, strong)
 
 
-def _around(point: Point) -> tuple[float, float, float, float]:
+def _around(point: Point) -> Area:
     return point.x - 5, point.y - 5, point.x + 5, point.y + 5
 
 
-def _area(label: Label) -> tuple[float, float, float, float]:
-    width = len(label.text) * _CHARACTER * (1.1 if label.strong else 1)
-    left = label.x - {"start": 0.0, "middle": 0.5, "end": 1.0}[label.anchor] * width
-    return left, label.y - _LINE + 4, left + width, label.y + 3
-
-
-def _inside(
-    area: tuple[float, float, float, float], box: tuple[float, float, float, float]
-) -> bool:
+def _inside(area: Area, box: Area) -> bool:
     return area[0] >= box[0] and area[1] >= box[1] and area[2] <= box[2] and area[3] <= box[3]
 
 
-def _overlap(
-    one: tuple[float, float, float, float], other: tuple[float, float, float, float]
-) -> bool:
+def _overlap(one: Area, other: Area) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -45,11 +45,15 @@ class LayerChange:
     @property
     def width(self) -> str:
         """``64 → 24``: output channels."""
+        if self.after is None:
+            return "left out"
         return self._told(lambda layer: str(layer.width) if layer.width else None)
 
     @property
     def precision(self) -> str:
         """``fp32 → int8``."""
+        if self.after is None:
+            return words.NOTHING
         return self._told(lambda layer: layer.precision)
 
     @property
@@ -60,7 +64,7 @@ class LayerChange:
     def _told(self, told: Callable[[Layer], str | None]) -> str:
         before = told(self.before) if self.before else None
         if self.after is None:
-            return f"{before} → left out" if before else "left out"
+            return f"{before or 'unknown'} → none"
         after = told(self.after)
         if after is None:
             return words.NOTHING
@@ -79,7 +83,7 @@ class Rest:
 
 @dataclass(frozen=True)
 class LayerTable:
-    """``how`` says where the times are from; empty when there are none."""
+    """``how`` is a sentence on where the times are from; empty when there are none."""
 
     layers: tuple[LayerChange, ...]
     rest: tuple[Rest, ...]
@@ -155,10 +159,10 @@ def _rows(contender: Contender) -> Sequence[Mapping[str, Any]]:
 def _how(result: SearchResult, contender: Contender) -> str:
     latency = contender.figures.measurements.get("latency_ms")
     if latency and _rows(contender):
-        return f"{latency.source}: {latency.how}"
+        return f"Times are parts of the latency above and {latency.source} like it."
     return (
-        f"estimated from the table of kernels of {result.profile.title}; "
-        "the total was not taken apart when it was measured"
+        f"Times are estimated from the table of kernels of {result.profile.title}: "
+        "the latency above was not taken apart."
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from search.report import words
 from search.report.classes import class_table
@@ -56,12 +57,8 @@ def write_report(
     return path
 
 
-def render(
-    result: SearchResult,
-    sensitivity: Sensitivity | None = None,
-    savings: Sequence[Saving] = (),
-) -> str:
-    """The page as HTML. All text that is not the project's own is escaped by the template."""
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -69,9 +66,18 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template("page.html")
+
+
+def render(
+    result: SearchResult,
+    sensitivity: Sensitivity | None = None,
+    savings: Sequence[Saving] = (),
+) -> str:
+    """The page as HTML. All text that is not the project's own is escaped by the template."""
     panels = [panel(result, trial) for trial in plotted(result)]
     best = result.winner.trial.number if result.winner else result.baseline.number
-    return environment.get_template("page.html").render(
+    return _template().render(
         words=words,
         result=result,
         metric=metric_title(result.metric),
