@@ -20,7 +20,8 @@ from hardware_profiles.host import cpu_name
 from search.backends import InlineBackend
 from search.baselines import UNTOUCHED, simple_plans
 from search.bundle import write_bundle
-from search.driver import Clock, Driver
+from search.clock import Clock
+from search.driver import Driver
 from search.fingerprint import model_fingerprint
 from search.finish import (
     TestSplit,

@@ -52,9 +52,12 @@ class Seen:
 
 
 def seen(evaluation: Evaluation, violations: Mapping[str, float]) -> Seen:
-    """The figures that decide, of an evaluation at a rung."""
+    """The figures that decide, of an evaluation at a rung.
+
+    A gain over the baseline counts as no drop: the search is for speed within a limit.
+    """
     return Seen(
-        evaluation.value("drop"),
+        max(evaluation.value("drop"), 0.0),
         evaluation.value("latency_ms"),
         sum(max(v, 0.0) for v in violations.values()),
     )
@@ -99,7 +102,7 @@ def _could_enter(
     gains = [here.drop - last[plan].drop for plan, here in history[rung].items() if plan in last]
     if len(gains) < LEAST_EXPERIENCE:
         return True
-    hoped = mine.drop - max(0.0, *gains)
+    hoped = max(0.0, mine.drop - max(0.0, *gains))
     if hoped > max_drop:
         return False
     return not any(s.latency_ms <= mine.latency_ms and s.drop <= hoped for s in front)

@@ -31,7 +31,8 @@ from spaces.space import SearchSpace
 
 STUDY_VERSION = 2
 WORST_ACCURACY = 0.0
-SAMPLER_EVERY = 4  # one ask in so many is the sampler's, the others are the model's
+# One ask in so many is the sampler's, the others are the model's; first it gets to see some.
+SAMPLER_EVERY, SAMPLER_FROM = 4, 10
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ class Study:
             self._memory.enqueue_trial(self._space.encode(plan))
             return Ask(plan, origin, self._memory.ask(self._distributions))
         modeled = None
-        if self._model is not None and self._asks % SAMPLER_EVERY != 0:
+        if self._model is not None and (
+            self._asks < SAMPLER_FROM or self._asks % SAMPLER_EVERY != 0
+        ):
             modeled = self._model(self.trials)
         if modeled is not None:
             plan, origin = modeled

@@ -126,7 +126,7 @@ def train(
     total = max(1, round(settings.epochs * per_epoch))
     model = hardware.place(model).train()
     optimizer = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate_factor(step / total, settings.warmup)

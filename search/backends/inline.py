@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 
 from search.backends.backend import Finished
+from search.clock import OutOfTimeError
 from search.worker import Job, Outcome
 
 Runner = Callable[[int, Job], Outcome]
@@ -29,6 +30,8 @@ class InlineBackend:
         ticket, job = self._waiting.pop(0)
         try:
             return Finished(ticket, self._runner(ticket, job))
+        except OutOfTimeError:
+            raise  # not the trial's fault, and the end of the search
         except Exception as error:
             return Finished(ticket, None, describe(error))
 
