@@ -236,7 +236,8 @@ def test_unknown_core_is_refused_with_the_remedy():
 # The command
 
 
-def test_measuring_runs_every_probe_on_the_device():
+def test_measuring_runs_every_probe_on_the_device(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # another lock than that of other searches
     board, lines = Board("host"), []
     probes = make_probes("uint8")[-2:]
     found = measure(board, probes, lines.append, seconds=0.01)

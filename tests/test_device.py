@@ -42,6 +42,12 @@ SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/s
 QUIET = {"mhz": None, "throttled": None, "governor": None, "temperature_c": None}
 
 
+@pytest.fixture(autouse=True)
+def own_lock(tmp_path, monkeypatch):
+    """What else measures on this machine need not end first."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
 def network(path: Path, depth: int = 4) -> Path:
     """Classifies (batch, 8, 16, 16) images into 8 classes."""
     weights = np.random.default_rng(0).standard_normal((8, 8, 3, 3)).astype(np.float32) / 8
@@ -444,7 +450,7 @@ def sshd(tmp_path_factory):
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\n"
         f"PasswordAuthentication no\nPermitRootLogin prohibit-password\n"
         # Logs in to a folder of its own instead of the person's home.
-        f'ForceCommand cd {folder}/home && eval "$SSH_ORIGINAL_COMMAND"\n'
+        f'ForceCommand cd {folder}/home && export TMPDIR=. && eval "$SSH_ORIGINAL_COMMAND"\n'
     )
     (folder / "ssh_config").write_text(
         f"Host *\nIdentityFile {folder}/user\nIdentitiesOnly yes\n"

@@ -83,7 +83,6 @@ with lease.training():
         print(batch)
         time.sleep(0.002)
 """
-WRITE = "print(batch, file=log)"
 
 
 def free() -> bool:
@@ -142,11 +141,9 @@ with lease.training():
 
 def test_trainers_stand_still_while_a_measurement_runs_and_do_not_starve_it(child, tmp_path):
     logs = [tmp_path / f"batches-{index}" for index in range(3)]
-    for path in logs:
-        trainer = child(
-            f"log = open({str(path)!r}, 'w', 1)\n{TRAINER.replace('print(batch)', WRITE)}"
-        )
-        assert trainer.line() == "training"
+    code = TRAINER.replace("print(batch)", "print(batch, file=log)")
+    trainers = [child(f"log = open({str(path)!r}, 'w', 1)\n{code}") for path in logs]
+    assert [trainer.line() for trainer in trainers] == ["training"] * 3
 
     def batches() -> list[int]:
         return [path.stat().st_size for path in logs]
