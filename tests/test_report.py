@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators import Evaluation, Measurement
+from search.report import page as page_module
 from search.report import words
 from search.report.classes import class_table
 from search.report.forest import forest
@@ -559,6 +560,37 @@ def test_stages_account_for_all_of_the_time():
 )
 def test_words_are_short_and_have_units(told, expected):
     assert told.replace("\u00a0", " ") == expected
+
+
+def luminance(color):
+    """WCAG 2.2, relative luminance of ``#rgb`` or ``#rrggbb``."""
+    digits = color.lstrip("#")
+    digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+    channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+@pytest.mark.parametrize(
+    ("text", "grounds", "least"),
+    [
+        ("ink", ("bg", "surface", "soft", "accent-soft", "warn-soft", "bad-soft"), 7),
+        ("muted", ("bg", "surface", "soft", "accent-soft"), 4.5),
+        ("accent", ("bg", "surface", "accent-soft"), 4.5),
+        ("warn", ("surface", "warn-soft"), 4.5),
+        ("bad", ("bad-soft",), 4.5),
+        ("mark", ("surface",), 3),
+    ],
+)
+def test_colors_keep_the_contrast_that_wcag_asks_for(theme, text, grounds, least):
+    style = (Path(page_module.__file__).parent / "page" / "style.css").read_text()
+    palette = dict(
+        re.findall(r"--([\w-]+): (#\w+)", re.findall(r":root \{(.*?)\}", style, re.S)[theme])
+    )
+    for ground in grounds:
+        low, high = sorted((luminance(palette[text]), luminance(palette[ground])))
+        assert (high + 0.05) / (low + 0.05) >= least
 
 
 PROBE = """
