@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from evaluators.graph import read_model
 from evaluators.measurement import Measurement
 from evaluators.sessions import open_session
 from hardware_profiles import HardwareProfile, ProfileError, emulator
+from hardware_profiles.board import Board
 from hardware_profiles.host import cpu_flags
 
 ALLOWED = 0.005  # share of images whose class may differ before it is flagged
@@ -50,7 +52,34 @@ def agreement(
     core = profile.counts.qemu_cpu
     target = target_logits(model, images, core, seconds)
     host = host_logits(model, images[: len(target)], profile)
-    same = host.argmax(1) == target.argmax(1)
+    where = f"onnxruntime for aarch64 on an emulated {emulator.CORES[core].qemu}"
+    found = _compared(model, profile, host, target.argmax(axis=1), where)
+    largest = float(np.abs(host - target).max())
+    return replace(found, detail={**(found.detail or {}), "largest_difference": largest})
+
+
+def device_agreement(
+    model: Path, images: NDArray[np.float32], profile: HardwareProfile, board: Board
+) -> Measurement:
+    """``target_agreement`` as ``agreement`` gives it, on a real device.
+
+    Raises:
+        DeviceError: the device is gone.
+        ModelError: the file does not run there.
+    """
+    target = board.predict(model, images)
+    return _compared(model, profile, host_logits(model, images, profile), target, board.device.name)
+
+
+def _compared(
+    model: Path,
+    profile: HardwareProfile,
+    host: NDArray[np.float32],
+    target: NDArray[np.int64],
+    where: str,
+) -> Measurement:
+    """The share of equal classes, of logits here (N, classes) and classes there (N,)."""
+    same = host.argmax(axis=1) == target
     share = float(same.mean())
     flagged = 1 - share > ALLOWED
     ordered = np.sort(host, axis=1)
@@ -60,14 +89,10 @@ def agreement(
         value=share,
         unit="",
         source="measured",
-        how=(
-            f"top-1 class of {len(same)} images, onnxruntime for aarch64 on an emulated "
-            f"{emulator.CORES[core].qemu} against this host"
-        ),
+        how=f"top-1 class of {len(same)} images, {where} against this host",
         detail={
             "images": len(same),
             "different": int((~same).sum()),
-            "largest_difference": float(np.abs(host - target).max()),
             "median_margin": float(np.median(margins)),
             "median_margin_where_different": float(np.median(margins[~same])) if flagged else None,
             "flagged": flagged,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from evaluators import EvaluationContext
+from evaluators import Evaluation, EvaluationContext
 from evaluators.sessions import logits
 from hardware_profiles import HardwareProfile
 from hardware_profiles.host import cpu_name
@@ -273,7 +273,9 @@ class Search:
         assert baseline.model is not None
         if winner is not None:
             assert winner.trial.model is not None
-            full = test.full(self._folder.path / winner.trial.model)
+            model = self._folder.path / winner.trial.model
+            full = test.full(model).merged(test.on_target(model))
+            self._tell_agreement(full)
             finalists = tuple(
                 replace(f, test=full) if f.trial.number == winner.trial.number else f
                 for f in finalists
@@ -311,6 +313,16 @@ class Search:
             write_bundle(self._folder.path, result, winner, self._folder.path / winner.trial.model)
         write_report(self._folder.report, result)
         return result
+
+    def _tell_agreement(self, evaluation: Evaluation) -> None:
+        """Says it when the target would see other classes than this host."""
+        found = evaluation.measurements.get("target_agreement")
+        detail = (found.detail or {}) if found else {}
+        if detail.get("flagged"):
+            self._progress.note(
+                f"The target sees another class in {detail['different']} of {detail['images']} "
+                f"images; likely cause: {detail['cause']}."
+            )
 
 
 def replace_limits(limits: Limits) -> Limits:

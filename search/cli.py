@@ -65,6 +65,11 @@ def build_parser() -> argparse.ArgumentParser:
         "or a profile's .toml file (python -m hardware_profiles list)",
     )
     add(
+        "--device",
+        metavar="URL",
+        help="measure on a real device: ssh://user@board[:port][/path/to/python]",
+    )
+    add(
         "--max-drop",
         required=True,
         type=_fraction,
@@ -166,6 +171,9 @@ def _run(args: argparse.Namespace, given: Sequence[str]) -> int:
     except ProfileError as error:
         raise InputError(str(error)) from None
 
+    if args.device:
+        _reach(args.device)
+
     from search.app import Request, Search
     from search.data.preprocessing import parse_image_size
     from search.folder import open_folder
@@ -202,6 +210,7 @@ def _run(args: argparse.Namespace, given: Sequence[str]) -> int:
         trials=args.trials or (None if args.budget else DEFAULT_TRIALS),
         budget_s=args.budget or (None if args.trials else seconds(DEFAULT_BUDGET)),
         sampler=args.sampler,
+        device=args.device,
         seed=args.seed,
         command=shlex.join(["python", "-m", "search", *(a for a in given if a != "--resume")]),
     )
@@ -237,6 +246,21 @@ def _run(args: argparse.Namespace, given: Sequence[str]) -> int:
     if result.winner is None or (args.require_proof and not result.winner.proven):
         return EXIT_INFEASIBLE
     return 0
+
+
+def _reach(url: str) -> None:
+    """Talks to the device once, so that a wrong address shows before the search begins.
+
+    Raises:
+        InputError: the address is malformed, or the device can't be used.
+    """
+    from evaluators.latency_device import shared
+    from hardware_profiles.device import DeviceError
+
+    try:
+        shared(url).about()
+    except DeviceError as error:
+        raise InputError(f"--device must name a device that can be used: {error}") from None
 
 
 def vars_of(args: argparse.Namespace) -> dict[str, object]:

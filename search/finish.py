@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,23 @@ from numpy.typing import NDArray
 
 from evaluators import Evaluation, EvaluationContext
 from evaluators.accuracy import score
+from evaluators.agreement import agreement, device_agreement
 from evaluators.drop import DropBound, images_needed, metric_drop_bound
+from evaluators.latency_device import FINAL_SECONDS, DeviceLatency, shared
 from evaluators.latency_host import FINAL_BUDGET_S, HostLatencyEvaluator
 from evaluators.sessions import logits
+from evaluators.tier import tier
+from hardware_profiles.device import DeviceError
+from hardware_profiles.emulator import EmulatorError
 from search import proof
 from search.limits import Limits
 from search.pareto import ParetoFront, Point
 from search.result import Finalist
 from search.task import DataSet, Metric
 from search.trial import Trial
+
+AGREEMENT_IMAGES, AGREEMENT_S = 200, 60.0
+log = logging.getLogger(__name__)
 
 
 class TestSplit:
@@ -64,12 +73,36 @@ class TestSplit:
         return Evaluation.of(score(self.predictions(model), self._context))
 
     def full(self, model: Path) -> Evaluation:
-        """Metric and drop and, on this host, a longer look at the latency."""
-        host = HostLatencyEvaluator()
-        if not host.applies(self._context):
-            return self.quality(model)
-        latency = host.evaluate(model, self._context, FINAL_BUDGET_S)
-        return self.quality(model).merged(Evaluation.of(latency))
+        """Metric and drop and, where it is measured, a longer look at the latency."""
+        host, device = HostLatencyEvaluator(), DeviceLatency()
+        found = self.quality(model)
+        if device.applies(self._context):
+            latency = device.evaluate(model, self._context, FINAL_SECONDS)
+        elif host.applies(self._context):
+            latency = host.evaluate(model, self._context, FINAL_BUDGET_S)
+        else:
+            return found
+        return found.merged(Evaluation.of(latency))
+
+    def on_target(self, model: Path) -> Evaluation:
+        """``target_agreement``: whether the target sees the classes that this host sees.
+
+        On the device, or on an emulated core of the target; empty where there is neither, and
+        where either fails, which is logged.
+        """
+        context, images = self._context, self._context.images[:AGREEMENT_IMAGES]
+        try:
+            if context.device is not None:
+                board = shared(context.device)
+                found = device_agreement(model, images, context.profile, board)
+            elif tier(context) == "emulated":
+                found = agreement(model, images, context.profile, AGREEMENT_S)
+            else:
+                return Evaluation({})
+        except (EmulatorError, DeviceError) as error:
+            log.warning("the winner's classes were not compared on the target: %s", error)
+            return Evaluation({})
+        return Evaluation.of([found])
 
 
 def front_of(trials: Iterable[Trial], metric: Metric) -> tuple[Trial, ...]:

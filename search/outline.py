@@ -16,7 +16,7 @@ from spaces.space import SearchSpace
 from spaces.technique import LossInputs
 
 _SAMPLE_BATCHES = 4
-_PRUNED_SHARE = 0.25  # of the untouched model's time: what a pruned trial takes on the average
+_PRUNED_SHARE = 0.12  # of the untouched model's time: what a pruned trial takes on the average
 
 
 def outline(request: Request) -> str:
