@@ -42,11 +42,15 @@ def export_onnx(model: nn.Module, path: Path, input_shape: tuple[int, int, int])
             output_names=[OUTPUT],
             dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
         )
+    # The optimizer below keeps names, but not the order, in which nodes and calls correspond.
+    named = onnx.load(raw)
+    calls = layer_calls(model, example)
+    _join_shared_weights(named)
+    _name_layers(named, calls)
+    onnx.save(named, raw)
     quant_pre_process(str(raw), str(path), skip_symbolic_shape=True)
     raw.unlink()
-    exported = onnx.load(path)
-    _name_layers(exported, layer_calls(model, example))
-    onnx.save(exported, path)
+    _check_names(onnx.load(path), calls)
 
 
 def layer_calls(model: nn.Module, example: torch.Tensor) -> list[tuple[str, int]]:
@@ -68,6 +72,22 @@ def layer_calls(model: nn.Module, example: torch.Tensor) -> list[tuple[str, int]
     return calls
 
 
+def _join_shared_weights(model: onnx.ModelProto) -> None:
+    """Lets every call of a layer read the layer's weights; the exporter puts copies between."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    copies = [
+        node
+        for node in model.graph.node
+        if node.op_type == "Identity" and node.input[0] in constants
+    ]
+    source = {node.output[0]: node.input[0] for node in copies}
+    for node in copies:
+        model.graph.node.remove(node)
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = source.get(name, name)
+
+
 def _name_layers(model: onnx.ModelProto, calls: list[tuple[str, int]]) -> None:
     """Names the nodes of layers by the order in which the layers are called."""
     nodes = layer_nodes(model)
@@ -77,10 +97,27 @@ def _name_layers(model: onnx.ModelProto, calls: list[tuple[str, int]]) -> None:
             f"the exported file must have the model's {len(calls)} layers in order, but it has "
             f"{len(nodes)}; this architecture can't be mapped to its file"
         )
+    for node, name in zip(nodes, _call_names(calls), strict=True):
+        node.name = name
+
+
+def _call_names(calls: list[tuple[str, int]]) -> list[str]:
+    """A name for every call: the layer's, and ``conv:2`` for the second call of ``conv``."""
     seen: dict[str, int] = {}
-    for node, (name, _) in zip(nodes, calls, strict=True):
+    names = []
+    for name, _ in calls:
         times = seen[name] = seen.get(name, 0) + 1
-        node.name = name if times == 1 else f"{name}:{times}"
+        names.append(name if times == 1 else f"{name}:{times}")
+    return names
+
+
+def _check_names(model: onnx.ModelProto, calls: list[tuple[str, int]]) -> None:
+    expected, found = set(_call_names(calls)), {node.name for node in layer_nodes(model)}
+    if expected != found:
+        raise ValueError(
+            f"the file must have the model's layers, but {sorted(expected ^ found)[:3]} differ; "
+            f"this architecture can't be mapped to its file"
+        )
 
 
 def _out_channels(model: onnx.ModelProto, node: onnx.NodeProto) -> int:

@@ -46,6 +46,8 @@ class Pruning(Technique):
         self, params: Mapping[str, ParamValue], network: Network, profile: HardwareProfile
     ) -> Setting:
         """Ratios become kept channels, snapped to the widths that are worth having."""
+        if not network.groups:
+            return {}
         kept = {}
         for group in network.groups:
             wanted = group.channels * (1 - float(params[f"pruning/{group.name}"]))

@@ -45,6 +45,23 @@ class Residual(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Projected(nn.Module):
+    """A block whose input is projected after its convolutions were called, as in ResNets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _conv(IMAGE[0], 16)
+        self.first = _conv(16, 16, stride=2)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.projection = nn.Conv2d(16, 16, 1, stride=2)
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        out = self.second(self.first(x))
+        return self.head(torch.relu(out + self.projection(x)).mean((2, 3)))
+
+
 class Depthwise(nn.Module):
     """Two inverted bottlenecks, the second with a residual, and six-capped activations."""
 
@@ -136,6 +153,7 @@ class Multiplying(nn.Module):
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
+    "projected": Projected,
     "depthwise": Depthwise,
     "grouped": Grouped,
     "concat": Concat,

@@ -75,7 +75,7 @@ def executed(path: Path, profile: HardwareProfile) -> tuple[list[str], int]:
 
 
 @pytest.mark.parametrize("profile", [ARM, VNNI], ids=["signed", "unsigned"])
-@pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "shared"])
+@pytest.mark.parametrize("name", ["residual", "projected", "depthwise", "concat", "shared"])
 @SOME
 @given(data=st.data())
 def test_layers_run_at_their_planned_width(

@@ -25,7 +25,7 @@ from spaces.dimension import Choice, Dimension, ParamValue, Real
 from spaces.export import export_onnx
 from spaces.network import Group, trace
 from spaces.pruning import MAX_RATIO, widths
-from spaces.qdq import layer_of
+from spaces.qdq import layer_nodes, layer_of
 from spaces.space import SearchSpace, bind
 from spaces.technique import ExportContext, PrepareContext
 
@@ -164,6 +164,24 @@ def test_exported_file_has_the_plans_widths_and_bits_and_outputs(
     inputs = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
     assert inputs[0].dim_param == "batch"
     assert [d.dim_value for d in inputs[1:]] == list(IMAGE)
+
+
+@EVERY_NETWORK
+def test_nodes_are_named_after_the_layers_whose_weights_they_hold(
+    name: str, tmp_path: Path
+) -> None:
+    """Batch norms scale the file's weights channel by channel; directions stay."""
+    model = seeded(NETWORKS[name])
+    export_onnx(model, tmp_path / "model.onnx", IMAGE)
+    file = onnx.load(tmp_path / "model.onnx")
+    arrays = {t.name: numpy_helper.to_array(t) for t in file.graph.initializer}
+    for node in layer_nodes(file):
+        weight = model.get_submodule(layer_of(node)).weight.detach().flatten(1).numpy()
+        in_file = arrays[node.input[1]].reshape(weight.shape)
+        found, expected = (
+            rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (in_file, weight)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @EVERY_NETWORK
