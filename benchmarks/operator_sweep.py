@@ -36,15 +36,18 @@ from onnxruntime.quantization import (
 from evaluators.graph import GraphOp, executed, label, read_model
 from hardware_profiles import emulator
 from hardware_profiles.counts import COUNT_COLUMNS
+from hardware_profiles.operator_fit import OPERATOR_COUNTS
 
 SHAPE_COLUMNS = (
     *("op", "bits", "in_channels", "out_channels", "in_height", "in_width"),
     *("out_height", "out_width", "kernel_height", "kernel_width"),
     *("stride_height", "stride_width", "groups"),
 )
-COUNTS = tuple(name for name in COUNT_COLUMNS if name not in ("total", "acc", "l1s", "l2s", "l3s"))
+# Without the sums, the streams, and the instructions that no kernel of these cores has.
+LEFT_OUT = ("total", "acc", "l1s", "l2s", "l3s", "fmla16", "mmla")
+COUNTS = tuple(name for name in COUNT_COLUMNS if name not in LEFT_OUT)
 FILES = ("float", "int8")
-COLUMNS = ("network", "file", "core", *SHAPE_COLUMNS, *COUNTS)
+COLUMNS = ("runtime", "network", "file", "core", *SHAPE_COLUMNS, *COUNTS)
 MACS_AN_OPERATOR = 2e7
 MACS_A_NETWORK = 8e7
 WEIGHTS_AN_OPERATOR = 1_500_000
@@ -265,12 +268,13 @@ def shape_row(op: GraphOp) -> tuple[Any, ...]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", type=int, default=60)
-    parser.add_argument("--out", type=Path, default=Path("operator_counts.csv"))
+    parser.add_argument("--networks", type=int, default=50)
+    parser.add_argument("--out", type=Path, default=OPERATOR_COUNTS)
     args = parser.parse_args()
     with args.out.open("w", newline="") as file, tempfile.TemporaryDirectory() as folder:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
+        runtime = f"onnxruntime {emulator.find().versions()['onnxruntime']}"
         for seed in range(args.networks):
             files = network_files(seed, Path(folder))
             for core in emulator.CORES:
@@ -278,7 +282,7 @@ def main() -> int:
                 for kind, path in zip(FILES, files, strict=True):
                     for op, figures in measure(path):
                         counts = [figures[name] for name in COUNTS]
-                        table.writerow([seed, kind, core, *shape_row(op), *counts])
+                        table.writerow([runtime, seed, kind, core, *shape_row(op), *counts])
             file.flush()
             print(f"{seed + 1}/{args.networks}", flush=True)
     return 0

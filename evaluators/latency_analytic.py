@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from evaluators.evaluator import EvaluationContext
 from evaluators.graph import GraphOp, walk
 from evaluators.measurement import Measurement
 from evaluators.tier import tier
-from hardware_profiles import HardwareProfile
+from hardware_profiles import HardwareProfile, ProfileError
+from hardware_profiles.counts import COUNT_COLUMNS, latency_ms
+from hardware_profiles.tables import shipped_counts
 
 
 class AnalyticLatency:
@@ -40,36 +43,77 @@ def operator_ms(profile: HardwareProfile, ops: Sequence[GraphOp]) -> tuple[float
 
 
 def estimate(model: Path, profile: HardwareProfile) -> Measurement:
-    """``latency_ms`` of one inference of ``model`` at batch 1 on one core.
+    """``latency_ms`` of one inference of ``model`` at batch 1.
 
     Raises:
         GraphError: the file is not one that the runtime can run.
-        ProfileError: the profile lacks a kernel for one of the operators.
+        ProfileError: the profile lacks a kernel for one of the operators, or what its threads
+            leave is not known.
     """
     ops = walk(model, arm=profile.cpu.isa.startswith("arm"))
-    total = math.fsum(operator_ms(profile, ops))
-    error = profile.error_pct / 100
+    threads = profile.runtime.threads
+    total = math.fsum(operator_ms(profile, ops)) * thread_ratio(profile, threads)
+    error_pct, error_how = _error(profile, threads)
     return Measurement(
         name="latency_ms",
         value=total,
         unit="ms",
         source="estimated",
         how=(
-            f"analytic estimate for {profile.title} ({profile.name}), 1 thread, batch 1, "
-            f"operators as executed by onnxruntime {ort.__version__}; "
-            f"mean error {profile.error_pct:g} %: {profile.error_how}"
+            f"analytic estimate for {profile.title} ({profile.name}), {threads} "
+            f"thread{'s' if threads > 1 else ''}, batch 1, operators as executed by onnxruntime "
+            f"{ort.__version__}; mean error {error_pct:g} %: {error_how}"
         ),
-        low=total / (1 + error),
-        high=total * (1 + error),
+        low=total / (1 + error_pct / 100),
+        high=total * (1 + error_pct / 100),
         detail={
             "tier": "analytic",
             "runtime": "onnxruntime",
             "version": ort.__version__,
-            "threads": 1,
+            "threads": threads,
             "profile": profile.name,
-            "error_pct": profile.error_pct,
+            "calibration": profile.counts.calibration_id if profile.counts else profile.name,
+            "error_pct": error_pct,
+            "caveat": profile.counts.caveat if profile.counts else "",
             "operators": rows(profile, ops, total),
         },
+    )
+
+
+def thread_ratio(profile: HardwareProfile, threads: int) -> float:
+    """What several threads leave of one thread's time, on an average network.
+
+    Shapes don't tell how much of a network's time goes to memory, which threads share; the
+    networks whose counts are shipped give the geometric mean.
+
+    Raises:
+        ProfileError: what threads leave on this device is not known.
+    """
+    if threads == 1:
+        return 1.0
+    if profile.counts is None:
+        raise ProfileError(
+            f"threads must be 1, as nothing is known of more on {profile.name!r}, but got "
+            f"{threads}"
+        )
+    ratios = [
+        latency_ms(profile, each.counts, threads).latency_ms
+        / latency_ms(profile, each.counts).latency_ms
+        for each in shipped_counts()
+        if each.qemu_cpu == profile.counts.qemu_cpu and each.runtime.startswith("onnxruntime")
+    ]
+    return statistics.geometric_mean(ratios)
+
+
+def _error(profile: HardwareProfile, threads: int) -> tuple[float, str]:
+    """Mean error in per cent, and what it is made of."""
+    if profile.counts is None:
+        return profile.error_pct, profile.error_how
+    below = latency_ms(profile, dict.fromkeys(COUNT_COLUMNS, 1), threads)
+    together = round(math.hypot(profile.error_pct, below.error_pct), 1)
+    return together, (
+        f"{profile.error_pct:g} % {profile.error_how}; that one's {below.error_pct:g} % "
+        f"{below.how}; {below.caveat}"
     )
 
 

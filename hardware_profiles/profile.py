@@ -44,8 +44,8 @@ class Kernel:
     weights) over ``giga_per_s``, ``M`` the bytes moved over the profile's bandwidth. The soft
     maximum of compute and memory is from ``docs/latency.md``.
 
-    With ``ns``, nanoseconds by ``terms.TERMS``, ``t = C + ns . amounts + overhead`` instead:
-    those were fitted with the caches that the target has, so that memory is among them.
+    A ``fitted`` one, by ``hardware_profiles fit-operators``, has nanoseconds by ``terms.TERMS``
+    instead: ``t = C + ns . amounts + overhead``. The caches that the target has are in them.
     """
 
     __pydantic_config__ = _STRICT
@@ -59,7 +59,19 @@ class Kernel:
     tile_map: _Count = 1  # pixels of the output map
     tail: _Count = 1  # output channels are stored in multiples of this
     variant: str = ""  # the shapes it serves, by ``terms.variant``; "": any
+    fitted: bool = False
     ns: Mapping[str, _Amount] = field(default_factory=dict)
+
+    def compute_ms(self, op: str, shape: OpShape) -> float:
+        """Milliseconds of the padded work alone."""
+        work = padded_work(op, shape, self.tile_out, self.tile_in, self.tile_map)
+        return work / self.giga_per_s * 1e-6
+
+    def terms_ms(self, op: str, shape: OpShape) -> float:
+        """Milliseconds of an operator on a fitted kernel."""
+        found = amounts(op, shape, self.variant, self.tail, self.tile_in)
+        terms_ns = sum(each * found.get(name, 0) for name, each in self.ns.items())
+        return self.compute_ms(op, shape) + terms_ns * 1e-6 + self.overhead_us * 1e-3
 
 
 @dataclass(frozen=True)
@@ -214,12 +226,9 @@ class HardwareProfile:
             ProfileError: the profile has no kernel at all for ``op``.
         """
         kernel = self.kernel(op, shape, bits)
-        tiles = (kernel.tile_out, kernel.tile_in, kernel.tile_map)
-        compute_ms = padded_work(op, shape, *tiles) / kernel.giga_per_s * 1e-6
-        if kernel.ns:
-            found = amounts(op, shape, kernel.variant, kernel.tail, kernel.tile_in)
-            terms_ns = sum(each * found.get(name, 0) for name, each in kernel.ns.items())
-            return compute_ms + terms_ns * 1e-6 + kernel.overhead_us * 1e-3
+        if kernel.fitted:
+            return kernel.terms_ms(op, shape)
+        compute_ms = kernel.compute_ms(op, shape)
         elements = shape.in_elements + shape.out_elements
         if op in WEIGHTED:
             elements += shape.weights
@@ -234,7 +243,7 @@ class HardwareProfile:
         """
         for name in (op, _ALIKE.get(op, op)):
             for width in (bits, 32):
-                for kind in (variant(op, shape, width), ""):
+                for kind in (variant(op, shape, width), "", None):
                     found = self._kernels.get((name, width, kind))
                     if found is not None:
                         return found
@@ -244,8 +253,13 @@ class HardwareProfile:
         )
 
     @cached_property
-    def _kernels(self) -> Mapping[tuple[str, int, str], Kernel]:
-        return {(k.op, k.bits, k.variant): k for k in reversed(self.kernels)}
+    def _kernels(self) -> Mapping[tuple[str, int, str | None], Kernel]:
+        """By operator, width and kind of shape; under None, the first of any kind."""
+        backwards = self.kernels[::-1]
+        return {
+            **{(kernel.op, kernel.bits, None): kernel for kernel in backwards},
+            **{(kernel.op, kernel.bits, kernel.variant): kernel for kernel in backwards},
+        }
 
 
 def read_profile(path: Path) -> HardwareProfile:

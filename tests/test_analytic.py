@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from evaluators.evaluator import EvaluationContext, Evaluator, discover
 from evaluators.graph import walk
 from evaluators.latency_analytic import EVALUATOR, estimate
-from hardware_profiles import HardwareProfile, load_profile
+from hardware_profiles import HardwareProfile, ProfileError, load_profile
 from tests.models import quantized, small_network
 
 
@@ -39,7 +40,11 @@ def test_estimate_says_tier_profile_and_error(tmp_path: Path) -> None:
     assert measurement.detail is not None
     assert measurement.detail["tier"] == "analytic"
     assert measurement.detail["profile"] == profile.name
-    assert measurement.detail["error_pct"] == profile.error_pct > 0
+    assert profile.counts is not None
+    assert measurement.detail["error_pct"] == pytest.approx(
+        math.hypot(profile.error_pct, profile.counts.error_pct), abs=0.06
+    )
+    assert profile.counts.caveat in measurement.how
     assert measurement.low is not None
     assert measurement.high is not None
     assert measurement.low < measurement.value < measurement.high
@@ -58,3 +63,16 @@ def test_evaluator_is_discovered_and_serves_where_there_are_no_counts(tmp_path: 
     assert EVALUATOR.cheap
     assert EVALUATOR.applies(context(load_profile("x86-avx2"), tmp_path))
     assert not EVALUATOR.applies(context(load_profile("host"), tmp_path))
+
+
+def test_estimate_with_threads_is_faster_but_not_by_their_number(tmp_path: Path) -> None:
+    profile = load_profile("raspberry-pi-4b")
+    runtime = dataclasses.replace(profile.runtime, threads=4)
+    file = small_network(tmp_path / "m.onnx")
+    alone = estimate(file, profile)
+    four = estimate(file, dataclasses.replace(profile, runtime=runtime))
+    assert alone.value / 4 < four.value < alone.value
+    assert four.detail is not None
+    assert four.detail["threads"] == 4
+    with pytest.raises(ProfileError, match="threads must be 1"):
+        estimate(file, dataclasses.replace(load_profile("x86-avx2"), runtime=runtime))

@@ -41,11 +41,12 @@ def _lines(profile: HardwareProfile) -> list[str]:
         lines.append(f"hard limits: {', '.join(hard)}")
     for bits in profile.bits:
         lines.append(f"{bits} bits: channels in multiples of {profile.channel_multiple(bits)}")
-    lines += ["", "operator      bits      1e9/s  overhead us  tile out x in"]
+    lines += ["", "operator                     bits      1e9/s  overhead us  tile out x in x map"]
     for kernel in profile.kernels:
         lines.append(
-            f"{kernel.op:12} {kernel.bits:5} {kernel.giga_per_s:10.3g} {kernel.overhead_us:12.3g}"
-            f"  {kernel.tile_out} x {kernel.tile_in}"
+            f"{' '.join((kernel.op, kernel.variant)):27} {kernel.bits:5} "
+            f"{kernel.giga_per_s:10.3g} {kernel.overhead_us:12.3g}"
+            f"  {kernel.tile_out} x {kernel.tile_in} x {kernel.tile_map}"
         )
     lines.append(f"analytic error: {profile.error_pct:g} % ({profile.error_how})")
     if profile.counts is not None:

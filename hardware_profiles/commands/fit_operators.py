@@ -1,0 +1,75 @@
+"""Derives the analytic estimate's kernels from counted operators.
+
+Fits every shipped profile that has coefficients for counts, to the operators of random networks
+that benchmarks/operator_sweep.py counted on the emulated cores, and prints the error on networks
+left out. Nothing is changed without --write. Run it after ``fit --write``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from hardware_profiles.kernels_section import replace_kernels
+from hardware_profiles.operator_fit import (
+    OPERATOR_COUNTS,
+    Fitted,
+    fit_from_counts,
+    read_operator_counts,
+)
+from hardware_profiles.profile import DATA, shipped_profiles
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The table, and whether to keep the result."""
+    parser.add_argument(
+        "--counts",
+        type=Path,
+        default=OPERATOR_COUNTS,
+        metavar="FILE.csv",
+        help="table of benchmarks/operator_sweep.py (default: the shipped one)",
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="put the result into the [[kernels]] of the shipped TOML files",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints, and with --write keeps, the fitted kernels."""
+    counted = read_operator_counts(args.counts)
+    runtime = ", ".join(sorted({each.runtime for each in counted}))
+    print(f"{'profile':22} {'kernels':>7} {'networks':>8} {'mean %':>7} {'largest %':>9}")
+    for name, profile in shipped_profiles().items():
+        if profile.counts is None:
+            continue
+        found = fit_from_counts(profile, counted)
+        print(
+            f"{name:22} {len(found.kernels):7} {found.networks:8} {found.error_pct:7.1f} "
+            f"{found.largest_pct:9.1f}"
+        )
+        if args.write:
+            path = DATA / f"{name}.toml"
+            path.write_text(updated(path.read_text(), found, runtime))
+    return 0
+
+
+def updated(text: str, found: Fitted, runtime: str) -> str:
+    """The text of a profile's file with these kernels, their error and their source."""
+    how = (
+        "against the estimate from counts, whose own error stands in [counts], on the whole time "
+        f"of {found.networks} random networks in float and int8, a fifth of them left out of the "
+        "fit at a time"
+    )
+    where = (
+        f"operators of random networks under {runtime} counted on an emulated core, in "
+        "data/operator_counts.csv, by python -m hardware_profiles fit-operators"
+    )
+    text = replace_kernels(text, found.kernels)
+    text = re.sub(
+        r"^error_pct = .*", f"error_pct = {found.error_pct:.1f}", text, count=1, flags=re.M
+    )
+    text = re.sub(r"^error_how = .*", f'error_how = "{how}"', text, count=1, flags=re.M)
+    return re.sub(r'^(what = "kernels"\nwhere = ).*', rf'\1"{where}"', text, count=1, flags=re.M)
