@@ -41,7 +41,7 @@ _PLAIN: Mapping[str, Op] = {
     **dict.fromkeys(("AveragePool", "QLinearAveragePool"), "average_pool"),
     **dict.fromkeys(("GlobalAveragePool", "QLinearGlobalAveragePool"), "global_pool"),
     **dict.fromkeys(("GlobalMaxPool", "ReduceMean", "QLinearReduceMean"), "global_pool"),
-    **dict.fromkeys(("Concat", "QLinearConcat"), "concat"),
+    **dict.fromkeys(("Concat", "QLinearConcat", "Split", "Slice"), "concat"),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "QLinearAdd", "QLinearMul"), "add"),
 }
 # Operators that rename a tensor; the runtime moves no data.
@@ -245,9 +245,9 @@ def _graph_op(event: Mapping[str, Any], nodes: Mapping[str, _Node]) -> GraphOp |
         shape = OpShape(inputs[0][1][-1], columns, (rows, 1), (rows, 1))
         return GraphOp(name, "linear", shape, bits, runtime_op)
     plain = _PLAIN.get(runtime_op, "elementwise")
-    if runtime_op == "Transpose":
-        plain = "transpose" if len(out) <= 4 else "shuffle"
     source = max((dims for _, dims in inputs), key=math.prod)
+    if runtime_op == "Transpose":
+        plain = _transposition(source, out)
     if plain == "add" and sum(bool(dims) for _, dims in inputs) < 2:
         plain = "elementwise"
     if plain in ("pool", "average_pool", "global_pool"):
@@ -260,6 +260,13 @@ def _graph_op(event: Mapping[str, Any], nodes: Mapping[str, _Node]) -> GraphOp |
         return GraphOp(name, plain, shape, bits, runtime_op)
     bits = 32 if plain == "quantize" else bits
     return GraphOp(name, plain, _elements(source, out), bits, runtime_op)
+
+
+def _transposition(source: tuple[int, ...], out: tuple[int, ...]) -> Op:
+    if len(out) <= 4:
+        return "transpose"
+    # With channels first whole rows stay together, and the runtime copies them as blocks.
+    return "concat" if source[-1] == out[-1] else "shuffle"
 
 
 def _conv(

@@ -14,9 +14,9 @@ Op = Literal[
     "pool",  # maximum over a window; average too where that has no kernel of its own
     "average_pool",
     "global_pool",  # average over the whole map
-    "concat",
+    "concat",  # and whatever else copies blocks of a tensor: split, slice
     "transpose",  # between layouts, with channels first and last
-    "shuffle",  # a transposition of a tensor with more than four dimensions
+    "shuffle",  # of channels that lie last: a transposition of single elements
     "quantize",  # a float tensor becomes int8 or back
 ]
 OPS: tuple[str, ...] = get_args(Op)

@@ -99,3 +99,15 @@ def test_walk_says_what_the_runtime_says_when_the_model_cannot_run(tmp_path: Pat
     path = save(tmp_path / "m.onnx", [fixed, node], {}, (1, "K"), (7,))
     with pytest.raises(GraphError, match="must be able to run"):
         walk(path)
+
+
+@pytest.mark.parametrize(
+    ("perm", "op"), [([0, 2, 1, 3, 4], "concat"), ([0, 1, 2, 4, 3], "shuffle")]
+)
+def test_walk_tells_copied_blocks_from_shuffled_elements(
+    tmp_path: Path, perm: list[int], op: str
+) -> None:
+    dims = (1, 2, 3, 4, 5)
+    node = helper.make_node("Transpose", ["image"], ["logits"], perm=perm)
+    path = save(tmp_path / "m.onnx", [node], {}, dims, tuple(dims[axis] for axis in perm))
+    assert [(each.op, each.shape.out_elements) for each in walk(path)] == [(op, 120)]
