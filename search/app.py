@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from search.baselines import UNTOUCHED, simple_plans
 from search.bundle import write_bundle
 from search.clock import Clock
 from search.driver import Driver
+from search.errors import InputError
 from search.fingerprint import model_fingerprint
 from search.finish import (
     TestSplit,
@@ -31,7 +32,9 @@ from search.finish import (
     prove_drop,
     strongest_simple,
 )
-from search.folder import StudyFolder, check_identity
+from search.folder import StudyFolder, check_identity, compare_identity
+from search.functions import one_line
+from search.interruption import finishing, held
 from search.limits import Limits
 from search.progress import Progress
 from search.proposals import Proposer
@@ -91,17 +94,12 @@ def prepare(
     """The baseline's weights, the traced network, the teacher's views: all that trials need."""
     task, data = request.task, request.task.data
     hardware = Hardware.detect()
+    identity = identity_of(request)
+    compare_identity(folder, identity)  # before anything takes long
     weights = baseline_weights(
         task, request.seed, hardware, lambda done: told("training the baseline", done)
     )
-    identity = {
-        "model": task.model_spec,
-        "weights": model_fingerprint(task, weights),
-        "data": data.fingerprint,
-        "target": request.profile.name,
-        "metric": task.metric,
-        "seed": str(request.seed),
-    }
+    identity |= {"weights": model_fingerprint(task, weights)}
     check_identity(folder, identity)
     teacher = task.build()
     teacher.load_state_dict(weights)
@@ -148,6 +146,22 @@ def prepare(
     return Prepared(bench, space, sensitivity)
 
 
+def identity_of(request: Request) -> dict[str, str]:
+    """What a resumed study must be of, but for the weights; trials and budget may grow."""
+    task, limits = request.task, request.limits
+    stated = asdict(limits)
+    stated.pop("require_proof")  # decides about the exit code alone
+    return {
+        "model": task.model_spec,
+        "data": task.data.fingerprint,
+        "target": request.profile.name,
+        "metric": task.metric,
+        "limits": ", ".join(f"{k} {v:g}" for k, v in stated.items() if v is not None),
+        "sampler": request.sampler,
+        "seed": str(request.seed),
+    }
+
+
 class Search:
     """One search over a prepared folder; ``run`` may be called once."""
 
@@ -158,13 +172,15 @@ class Search:
         progress: Progress,
         tracker: Tracker,
         tracking_uri: str | None = None,
+        began: float | None = None,
     ) -> None:
+        """``began`` is when the command did, on the monotonic clock: the budget is from there."""
         self._request = request
         self._folder = folder
         self._progress = progress
         self._tracker = tracker
         self._tracking_uri = tracking_uri
-        self._began = time.monotonic()
+        self._began = time.monotonic() if began is None else began
 
     def run(self) -> SearchResult:
         """Searches, proves, exports and reports.
@@ -186,6 +202,7 @@ class Search:
         budget = self._request.budget_s
         reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)
         clock = Clock(budget, reserve, self._began, study.elapsed_s)
+        self._progress.resumed(study.trials, study.elapsed_s)
         for trial in study.trials:
             self._tracker.trial(trial)
         study.propose(simple_plans(prepared.space))
@@ -215,6 +232,9 @@ class Search:
             self._request.limits.max_drop,
         )
         stopped_by = driver.run()
+        finishing()
+        if stopped_by == "interrupt":
+            self._progress.note("Interrupted: the best so far is proved and exported.")
         self._progress.note("Opening the test split for the proof.")
         result = self._conclude(study, bench, stopped_by, clock)
         self._tracker.finish(result, self._folder.report, result.folder / "best")
@@ -231,11 +251,15 @@ class Search:
             def listen(stage: str, fraction: float | None) -> None:
                 self._progress.stage(0, stage, fraction)
 
-            outcome = run_job(Job(ask.plan, 0), bench, listen)
-            if outcome.model is None:
-                # The untouched model may break a limit; it is evaluated all the same.
-                free = replace(bench, limits=replace_limits(bench.limits))
+            # The untouched model may break a limit; it is evaluated all the same.
+            free = replace(bench, limits=Limits(bench.limits.max_drop, bench.limits.confidence))
+            try:
                 outcome = run_job(Job(ask.plan, 0), free, listen)
+            except Exception as error:  # of the person's model, too: anything
+                raise InputError(
+                    f"the untouched model must export to ONNX and run in onnxruntime, but that "
+                    f"raised {one_line(error)[:300]}; try another --image-size or --model"
+                ) from error
             trial = Trial(
                 0,
                 ask.plan,
@@ -247,9 +271,10 @@ class Search:
                 outcome.stages,
                 self._relative(outcome.model),
             )
-            study.tell(ask, trial, clock.elapsed_s)
-            self._progress.trial(trial)
-            self._tracker.trial(trial)
+            with held():
+                study.tell(ask, trial, clock.elapsed_s)
+                self._progress.trial(trial)
+                self._tracker.trial(trial)
         model = study.trials[0].model
         assert model is not None
         path = self._folder.path / model
@@ -323,11 +348,6 @@ class Search:
                 f"The target sees another class in {detail['different']} of {detail['images']} "
                 f"images; likely cause: {detail['cause']}."
             )
-
-
-def replace_limits(limits: Limits) -> Limits:
-    """The same limits without those that an untrained export could break."""
-    return Limits(limits.max_drop, limits.confidence)
 
 
 def environment(seed: int) -> Mapping[str, str]:

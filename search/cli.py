@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
-import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn, TypeVar
 
 from search.durations import seconds, size_bytes
 from search.errors import InputError, SearchError
+from search.interruption import EXIT_INTERRUPTED, came, caught
+from search.masking import masked
 
-EXIT_INTERRUPTED = 130
 EXIT_INFEASIBLE = 3
 DEFAULT_TRIALS = 40
 DEFAULT_BUDGET = "15m"
@@ -148,20 +149,31 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
+    began = time.monotonic()
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = build_parser().parse_args(given)
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _run(args, given)
-    except SearchError as error:
-        print(f"search: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("search: interrupted; what was measured is kept (--resume)", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    out = sys.stdout
+    # Whatever libraries and the person's own code print is talk; the result comes last.
+    with caught(), contextlib.redirect_stdout(sys.stderr):
+        try:
+            code, line = _run(args, given, began)
+        except SearchError as error:
+            print(f"search: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print(
+                "search: interrupted before the search had begun; --resume goes on with trials "
+                "from before, if there are any",
+                file=sys.stderr,
+            )
+            return EXIT_INTERRUPTED
+    if line is not None:
+        print(line, file=out, flush=True)
+    return code
 
 
-def _run(args: argparse.Namespace, given: Sequence[str]) -> int:
+def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[int, str | None]:
+    """The exit code and, where it was asked for, the result as one line of JSON."""
     # Heavy imports come after the arguments are known to be good.
     from hardware_profiles import ProfileError, load_profile
 
@@ -176,7 +188,7 @@ def _run(args: argparse.Namespace, given: Sequence[str]) -> int:
 
     from search.app import Request, Search
     from search.data.preprocessing import parse_image_size
-    from search.folder import open_folder
+    from search.folder import in_use, open_folder
     from search.limits import Limits
     from search.loading import load_task
     from search.progress import Score, show_progress
@@ -212,7 +224,9 @@ def _run(args: argparse.Namespace, given: Sequence[str]) -> int:
         sampler=args.sampler,
         device=args.device,
         seed=args.seed,
-        command=shlex.join(["python", "-m", "search", *(a for a in given if a != "--resume")]),
+        command=masked(
+            shlex.join(["python", "-m", "search", *(a for a in given if a != "--resume")])
+        ),
     )
     for note in task.data.notes:
         print(f"search: {note}", file=sys.stderr)
@@ -220,10 +234,10 @@ def _run(args: argparse.Namespace, given: Sequence[str]) -> int:
         from search.outline import outline
 
         print(outline(request), file=sys.stderr)
-        return 0
+        return 0, None
     folder = open_folder(args.output, args.study, args.resume, profile.name)
     score = Score(task.metric, request.trials, request.budget_s)
-    with show_progress(score) as progress:
+    with in_use(folder), show_progress(score) as progress:
         uri = resolve_tracking_uri(args.tracking_uri, args.output)
         tracker = MlflowTracker(
             folder.path,
@@ -235,17 +249,16 @@ def _run(args: argparse.Namespace, given: Sequence[str]) -> int:
             register=args.register,
         )
         try:
-            result = Search(request, folder, progress, tracker, uri).run()
+            result = Search(request, folder, progress, tracker, masked(uri), began).run()
         finally:
             tracker.close()
     print(summary(result), file=sys.stderr)
-    if args.json:
-        print(json.dumps(to_json(result), allow_nan=False), flush=True)
-    if result.stopped_by == "interrupt":
-        return EXIT_INTERRUPTED
+    line = json.dumps(to_json(result), allow_nan=False) if args.json else None
+    if came():
+        return EXIT_INTERRUPTED, line
     if result.winner is None or (args.require_proof and not result.winner.proven):
-        return EXIT_INFEASIBLE
-    return 0
+        return EXIT_INFEASIBLE, line
+    return 0, line
 
 
 def _reach(url: str) -> None:
@@ -265,7 +278,8 @@ def _reach(url: str) -> None:
 
 def vars_of(args: argparse.Namespace) -> dict[str, object]:
     """The options as they are shown with the search."""
-    return {name: value for name, value in vars(args).items() if value is not None}
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    return {n: masked(v) if isinstance(v, str) else v for n, v in given.items()}
 
 
 def _quiet_libraries() -> None:
@@ -275,10 +289,6 @@ def _quiet_libraries() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for package in ("torch", "torch_pruning", "onnxruntime", "optuna", "mlflow"):
         warnings.filterwarnings("ignore", module=package)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _parsed(parse: Callable[[str], T]) -> Callable[[str], T]:

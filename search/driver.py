@@ -9,12 +9,13 @@ from pathlib import Path
 from search.backends import Backend, Finished
 from search.clock import Clock, OutOfTimeError
 from search.errors import TrialsFailedError
+from search.interruption import held
 from search.progress import Progress
 from search.rungs import LAST, RUNGS, Seen, goes_on, seen
 from search.study import Ask, Study
 from search.tracking.tracker import Tracker
 from search.trial import Trial
-from search.worker import Job, Outcome
+from search.worker import Job
 
 ASKS_PER_TRIAL = 20  # rejected and repeated plans are free, within bounds
 FAILURES_IN_A_ROW = 5
@@ -26,11 +27,12 @@ FIRST = {"sampler": 0, "warm": 1, "model": 1}
 
 @dataclass(frozen=True)
 class _Running:
-    """A plan under way: at which rung, and the seconds it took so far."""
+    """A plan under way: at which rung, the seconds it took so far, and what it showed."""
 
     ask: Ask
     rung: int
     stages: Mapping[str, float] = field(default_factory=dict)
+    seen: Mapping[str, Seen] = field(default_factory=dict)
 
 
 class Driver:
@@ -59,7 +61,11 @@ class Driver:
         self._max_drop = max_drop
         self._running: dict[int, _Running] = {}
         self._history: list[dict[str, Seen]] = [{} for _ in RUNGS]
-        self._next_number = len(study.trials)
+        for trial in study.trials:
+            for rung, each in enumerate(RUNGS):
+                if each.name in trial.seen:
+                    self._history[rung][trial.plan.plan_id] = trial.seen[each.name]
+        self._next_number = max((trial.number for trial in study.trials), default=-1) + 1
         self._free_asks = 0
         self._failures = 0
 
@@ -98,8 +104,11 @@ class Driver:
                 return "exhausted"
             ask = self._study.ask()
             known = self._study.known(ask)
-            if known is not None:
-                self._study.repeat(ask, known)
+            if known is not None or self._study.is_running(ask):
+                if known is not None:
+                    self._study.repeat(ask, known)
+                else:
+                    self._study.drop(ask)
                 self._free_asks += 1
                 continue
             number = self._next_number
@@ -116,15 +125,25 @@ class Driver:
     def _take(self, finished: Finished) -> None:
         running = self._running.pop(finished.ticket)
         ask, outcome = running.ask, finished.outcome
-        trial = Trial(finished.ticket, ask.plan, "failed", ask.origin, reason=finished.error)
+        trial = Trial(
+            finished.ticket,
+            ask.plan,
+            "failed",
+            ask.origin,
+            reason=finished.error,
+            seen=running.seen,
+        )
         if outcome is not None:
             stages = dict(running.stages)
             for stage, spent_s in outcome.stages.items():
                 stages[stage] = stages.get(stage, 0.0) + spent_s
-            if outcome.reason is None and self._goes_on(running, outcome):
-                up = _Running(ask, running.rung + 1, stages)
-                self._start(finished.ticket, up, outcome.checkpoint)
-                return
+            shown = dict(running.seen)
+            if outcome.reason is None:
+                shown[RUNGS[running.rung].name] = seen(outcome.evaluation, outcome.violations)
+                if self._goes_on(running, shown[RUNGS[running.rung].name]):
+                    up = _Running(ask, running.rung + 1, stages, shown)
+                    self._start(finished.ticket, up, outcome.checkpoint)
+                    return
             trial = replace(
                 trial,
                 state="complete" if outcome.reason is None else "rejected",
@@ -134,10 +153,12 @@ class Driver:
                 stages=stages,
                 model=self._relative(outcome.model),
                 rung=RUNGS[running.rung].name,
+                seen=shown,
             )
-        self._study.tell(ask, trial, self._clock.elapsed_s)
-        self._progress.trial(trial)
-        self._tracker.trial(trial)
+        with held():
+            self._study.tell(ask, trial, self._clock.elapsed_s)
+            self._progress.trial(trial)
+            self._tracker.trial(trial)
         self._free_asks = self._free_asks + 1 if trial.state == "rejected" else 0
         self._failures = self._failures + 1 if trial.state == "failed" else 0
         if self._failures == FAILURES_IN_A_ROW:
@@ -147,10 +168,10 @@ class Driver:
                 f"on with --resume"
             )
 
-    def _goes_on(self, running: _Running, outcome: Outcome) -> bool:
+    def _goes_on(self, running: _Running, shown: Seen) -> bool:
         """Remembers what the plan showed at its rung, and whether it is worth the next."""
         rung, plan_id = running.rung, running.ask.plan.plan_id
-        self._history[rung][plan_id] = seen(outcome.evaluation, outcome.violations)
+        self._history[rung][plan_id] = shown
         if rung == LAST:
             return False
         front = [s for s in self._history[LAST].values() if s.violation <= 0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +72,7 @@ def open_folder(runs: Path, study: str | None, resume: bool, default: str) -> St
                 f"--resume must find a study, but {runs} has none called {default}-…; name it "
                 f"with --study or leave out --resume"
             )
-        return StudyFolder(found[-1].parent)
+        return _made(StudyFolder(found[-1].parent))
     folder = StudyFolder(runs / (study or f"{default}-{time.strftime('%Y%m%d-%H%M%S')}"))
     exists = folder.identity.exists()
     if exists and not resume:
@@ -83,6 +85,33 @@ def open_folder(runs: Path, study: str | None, resume: bool, default: str) -> St
             f"--resume must find the study, but {folder.path} does not exist; leave out "
             f"--resume to start it"
         )
+    return _made(folder)
+
+
+@contextlib.contextmanager
+def in_use(folder: StudyFolder) -> Iterator[None]:
+    """Keeps other processes from the study; whatever ends this one gives it back.
+
+    Raises:
+        StudyError: another process has it.
+    """
+    with (folder.path / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise StudyError(
+                f"a study must be used by one process at a time, but {folder.path} is in use by "
+                f"process {lock.read().strip() or 'unknown'}; wait for it, or choose another "
+                f"--study"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _made(folder: StudyFolder) -> StudyFolder:
     try:
         for path in (folder.path, folder.plans, folder.scratch):
             path.mkdir(parents=True, exist_ok=True)
@@ -101,12 +130,24 @@ def check_identity(folder: StudyFolder, identity: Mapping[str, str]) -> None:
     """Writes what the study is of, or compares it with what a resumed one was of.
 
     Raises:
-        StudyError: the study is of another model, data set or target, or of another release.
+        StudyError: see ``compare_identity``.
+    """
+    if folder.identity.exists():
+        compare_identity(folder, identity)
+        return
+    part = folder.identity.with_suffix(".part")
+    part.write_text(json.dumps({"version": FOLDER_VERSION, **identity}, indent=2))
+    part.replace(folder.identity)
+
+
+def compare_identity(folder: StudyFolder, identity: Mapping[str, str]) -> None:
+    """Compares what a study was of, as far as it is known, with what it is to be of now.
+
+    Raises:
+        StudyError: the study is of another model, data set, target or limit, or of another
+            release.
     """
     if not folder.identity.exists():
-        part = folder.identity.with_suffix(".part")
-        part.write_text(json.dumps({"version": FOLDER_VERSION, **identity}, indent=2))
-        part.replace(folder.identity)
         return
     try:
         kept = json.loads(folder.identity.read_text())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self, TextIO
@@ -44,6 +44,10 @@ class Progress(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+    def resumed(self, trials: Sequence[Trial], spent_s: float) -> None:
+        """The search goes on after these trials and so many seconds."""
+        ...
 
     def stage(self, trial_number: int, stage: str, fraction: float | None = None) -> None:
         """A trial is at ``stage`` (such as ``train 3/8``), ``fraction`` in [0, 1] through it."""
@@ -81,6 +85,12 @@ class Score:
     def __post_init__(self) -> None:
         self._began = self.clock()
         self._evaluated_before = 0
+
+    def resume(self, trials: Sequence[Trial], spent_s: float) -> None:
+        """Counts what a resumed search has already."""
+        self.spent_s = spent_s
+        for trial in trials:
+            self.add(trial, known=True)
 
     def add(self, trial: Trial, known: bool = False) -> None:
         """Counts a trial; ``known`` ones were finished before the search was resumed."""
@@ -169,6 +179,9 @@ class NullProgress:
     ) -> None:
         """Does nothing."""
 
+    def resumed(self, trials: Sequence[Trial], spent_s: float) -> None:
+        """Does nothing."""
+
     def stage(self, trial_number: int, stage: str, fraction: float | None = None) -> None:
         """Does nothing."""
 
@@ -187,6 +200,12 @@ class PlainProgress(NullProgress):
         self._stream = stream
         self._lock = threading.Lock()
         self._said_at = score.clock()
+
+    def resumed(self, trials: Sequence[Trial], spent_s: float) -> None:
+        """One line, when there is something to go on with."""
+        self._score.resume(trials, spent_s)
+        if trials:
+            self.note(f"goes on after {self._score.counted()}; {self._score.told_time()}")
 
     def stage(self, trial_number: int, stage: str, fraction: float | None = None) -> None:
         """A heartbeat, when nothing was said for a while."""
@@ -241,6 +260,11 @@ class LiveProgress(NullProgress):
     ) -> None:
         """Wipes the display away."""
         self._live.stop()
+
+    def resumed(self, trials: Sequence[Trial], spent_s: float) -> None:
+        """Counts what was there before."""
+        with self._lock:
+            self._score.resume(trials, spent_s)
 
     def stage(self, trial_number: int, stage: str, fraction: float | None = None) -> None:
         """Shown until the trial is finished."""

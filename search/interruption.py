@@ -1,0 +1,84 @@
+"""Ctrl-C and SIGTERM: the first ends the search tidily, a second one at once.
+
+    with caught():                  # around a command
+        with held():                # around what must not be cut in two
+            ...
+        finishing()                 # from here on the first one is only remembered
+
+Outside ``held`` and before ``finishing`` the first raises KeyboardInterrupt where it meets the
+main thread, as Ctrl-C always does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+EXIT_INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SHOW_CURSOR = "\x1b[?25h"
+
+
+@dataclass
+class _State:
+    came: bool = False
+    held: bool = False
+    finishing: bool = False
+
+
+_state = _State()
+
+
+@contextlib.contextmanager
+def caught() -> Iterator[None]:
+    """Handles both signals until the end of the block; one that the shell ignores stays so."""
+    before = {s: signal.getsignal(s) for s in _SIGNALS}
+    _state.came = _state.held = _state.finishing = False
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """An interruption that comes in the block is raised at its end."""
+    came_before = _state.came
+    _state.held = True
+    try:
+        yield
+    finally:
+        _state.held = False
+    if _state.came and not came_before:
+        raise KeyboardInterrupt
+
+
+def finishing() -> None:
+    """The search is at its end, which takes seconds: the first interruption changes nothing."""
+    _state.finishing = True
+
+
+def came() -> bool:
+    """Whether the search was interrupted."""
+    return _state.came
+
+
+def _handle(_number: int, _frame: FrameType | None) -> None:
+    if _state.came:
+        # Nothing is lost: trials are in the study, and a bundle is there as a whole or not.
+        if sys.stderr.isatty():
+            sys.stderr.write(_SHOW_CURSOR)
+        os.write(2, b"search: interrupted twice; ended at once (--resume goes on)\n")
+        os._exit(EXIT_INTERRUPTED)
+    _state.came = True
+    if not (_state.held or _state.finishing):
+        raise KeyboardInterrupt
