@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,12 @@ from search.errors import InputError
 def one_line(error: BaseException) -> str:
     """An exception's type and message without line breaks, for a message of one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+def describe(error: BaseException) -> str:
+    """One sentence: what was raised, and where in the innermost frame."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{one_line(error)} ({frame.filename}:{frame.lineno} in {frame.name})"
 
 
 def use_folder(folder: str) -> None:

@@ -37,18 +37,24 @@ class Proposer:
         self._limits = limits
         self._prior = Allocator(space, sensitivity)
 
-    def next(self, trials: Sequence[Trial]) -> tuple[CompressionPlan, str] | None:
+    def next(
+        self, trials: Sequence[Trial], running: Sequence[tuple[CompressionPlan, str]] = ()
+    ) -> tuple[CompressionPlan, str] | None:
         """A plan that is not among ``trials``, and its origin; None when there is nothing new.
+
+        Nor is it among those that are ``running``, plans with their origins; what they aim at is
+        taken as done.
 
         The first few (``warm``) lie evenly, in the logarithm, between the fastest simple plan
         that meets the limits and the fastest plan of all: what is slower has no chance. After
         that (``model``) they alternate between halving the gap around the limit, pressing below
         the fastest feasible plan, and filling the widest gap of the front.
         """
-        known = {trial.plan.plan_id for trial in trials}
+        known = {trial.plan.plan_id for trial in trials} | {plan.plan_id for plan, _ in running}
+        origins = [t.origin for t in trials] + [origin for _, origin in running]
         finished = [t for t in trials if t.state == "complete" and t.evaluation is not None]
         latencies = {t.number: self._modeled_ms(t) for t in finished}
-        warm = sum(t.origin == "warm" for t in trials)
+        warm = origins.count("warm")
         if warm < OPENING:
             simple = [t for t in finished if t.is_baseline]
             start_ms = self._fastest_feasible(simple, latencies)
@@ -56,7 +62,7 @@ class Proposer:
             aim_ms = start_ms * (self._prior.fastest_ms() / start_ms) ** share
             allocator, origin = self._prior, "warm"
         else:
-            turn = sum(t.origin == "model" for t in trials)
+            turn = origins.count("model")
             aims = (self._halving, self._pressing, self._filling)
             aim_ms = aims[turn % len(aims)](finished, latencies)
             allocator = Allocator(self._space, self._sensitivity, self._corrections(finished))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,23 @@ from optuna.trial import FrozenTrial, TrialState
 
 from evaluators import Evaluation
 from search.errors import StudyError
+from search.rungs import Seen
 from search.samplers import make_sampler
 from search.trial import Trial
 from spaces import CompressionPlan
 from spaces.dimension import Dimension, ParamValue, Real
 from spaces.space import SearchSpace
 
-STUDY_VERSION = 2
+STUDY_VERSION = 3
 WORST_ACCURACY = 0.0
 # One ask in so many is the sampler's, the others are the model's; first it gets to see some.
 SAMPLER_EVERY, SAMPLER_FROM = 4, 10
+
+
+# From the finished trials, and the plans under way with their origins, to a plan and its origin.
+Model = Callable[
+    [Sequence[Trial], Sequence[tuple[CompressionPlan, str]]], tuple[CompressionPlan, str] | None
+]
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Study:
         metric: str,
         sampler: str,
         seed: int,
-        model: Callable[[Sequence[Trial]], tuple[CompressionPlan, str] | None] | None = None,
+        model: Model | None = None,
     ) -> None:
         """``model`` proposes plans from the trials so far, beside the sampler's."""
         self._space = space
@@ -77,6 +84,7 @@ class Study:
         self.trials: list[Trial] = []
         self.elapsed_s = 0.0  # time used when the last trial was told
         self._known: dict[str, Trial] = {}
+        self._running: dict[str, Ask] = {}
         self._restore()
 
     def propose(self, plans: Sequence[tuple[CompressionPlan, str]]) -> None:
@@ -88,7 +96,17 @@ class Study:
                 queued.add(plan.plan_id)
 
     def ask(self) -> Ask:
-        """The next plan: what was proposed first, else the sampler's, possibly a known one."""
+        """The next plan: what was proposed first, else the model's or the sampler's.
+
+        The sampler's may be ``known`` or run already (``is_running``): then ``repeat`` or
+        ``drop`` it.
+        """
+        ask = self._ask()
+        if ask.plan.plan_id not in self._known:
+            self._running.setdefault(ask.plan.plan_id, ask)
+        return ask
+
+    def _ask(self) -> Ask:
         self._memory.sampler = make_sampler(self._sampler, self._ask_seed())
         self._asks += 1
         if self._proposals:
@@ -99,7 +117,8 @@ class Study:
         if self._model is not None and (
             self._asks < SAMPLER_FROM or self._asks % SAMPLER_EVERY != 0
         ):
-            modeled = self._model(self.trials)
+            running = [(ask.plan, ask.origin) for ask in self._running.values()]
+            modeled = self._model(self.trials, running)
         if modeled is not None:
             plan, origin = modeled
             self._memory.enqueue_trial(self._space.encode(plan))
@@ -112,21 +131,33 @@ class Study:
         """The finished trial of the same plan, if there is one."""
         return self._known.get(ask.plan.plan_id)
 
+    def is_running(self, ask: Ask) -> bool:
+        """Whether another question of the same plan waits for its result."""
+        return self._running.get(ask.plan.plan_id, ask) is not ask
+
+    def drop(self, ask: Ask) -> None:
+        """Takes a question back; the sampler learns nothing from it."""
+        self._memory.tell(ask.handle, state=TrialState.FAIL)
+
     def repeat(self, ask: Ask, trial: Trial) -> None:
-        """Tells the sampler what a known plan is worth; nothing new is kept but the question."""
-        self._tell_sampler(ask, trial)
+        """Tells the sampler what a known plan is worth.
+
+        The question is stored: a resumed study's sampler has to have seen the same.
+        """
+        frozen = self._tell_sampler(ask, trial)
+        self._store(frozen, {"repeats": trial.number, "elapsed_s": self.elapsed_s})
 
     def tell(self, ask: Ask, trial: Trial, elapsed_s: float) -> None:
         """Keeps a finished trial and the time used so far; on return it is in the storage."""
         frozen = self._tell_sampler(ask, trial)
-        frozen.user_attrs = {
-            **frozen.user_attrs,
-            "trial": trial_to_json(trial),
-            "asks": self._asks,
-            "elapsed_s": elapsed_s,
-        }
-        self._stored.add_trial(frozen)
+        self._store(frozen, {"trial": trial_to_json(trial), "elapsed_s": elapsed_s})
+        self._running.pop(trial.plan.plan_id, None)
+        self.elapsed_s = elapsed_s
         self._remember(trial)
+
+    def _store(self, frozen: FrozenTrial, attributes: Mapping[str, Any]) -> None:
+        frozen.user_attrs = {**frozen.user_attrs, **attributes, "asks": self._asks}
+        self._stored.add_trial(frozen)
 
     def _tell_sampler(self, ask: Ask, trial: Trial) -> FrozenTrial:
         """A rejected plan is told with the worst accuracy and its violation, so that the
@@ -149,7 +180,8 @@ class Study:
     def _restore(self) -> None:
         frozen = self._stored.get_trials(deepcopy=False)
         for each in frozen:
-            self._remember(trial_from_json(each.user_attrs["trial"]))
+            if "trial" in each.user_attrs:
+                self._remember(trial_from_json(each.user_attrs["trial"]))
             self._asks = max(self._asks, each.user_attrs["asks"])
             self.elapsed_s = max(self.elapsed_s, each.user_attrs["elapsed_s"])
         self._memory.add_trials(frozen)
@@ -191,6 +223,7 @@ def trial_to_json(trial: Trial) -> dict[str, Any]:
         "stages": dict(trial.stages),
         "model": str(trial.model) if trial.model else None,
         "rung": trial.rung,
+        "seen": {rung: asdict(seen) for rung, seen in trial.seen.items()},
     }
 
 
@@ -216,6 +249,7 @@ def trial_from_json(data: Mapping[str, Any]) -> Trial:
         stages=data["stages"],
         model=Path(data["model"]) if data["model"] else None,
         rung=data["rung"],
+        seen={rung: Seen(**seen) for rung, seen in data["seen"].items()},
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from evaluators import Evaluation
+from search.rungs import Seen
 from spaces import CompressionPlan
 
 State = Literal["complete", "rejected", "failed"]
@@ -34,6 +35,7 @@ class Trial:
     stages: Mapping[str, float] = field(default_factory=dict)
     model: Path | None = None
     rung: str | None = None  # the fidelity it reached
+    seen: Mapping[str, Seen] = field(default_factory=dict)  # what it showed, by fidelity
 
     @property
     def feasible(self) -> bool:

@@ -1,6 +1,6 @@
-"""Who runs trials. One backend, one file."""
+"""Who runs trials. One backend, one file; found by listing this package."""
 
-from search.backends.backend import Backend, Finished
+from search.backends.backend import Backend, BackendKind, Finished, Listen, Resources
 from search.backends.inline import InlineBackend
 
-__all__ = ["Backend", "Finished", "InlineBackend"]
+__all__ = ["Backend", "BackendKind", "Finished", "InlineBackend", "Listen", "Resources"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from search.backends.backend import Finished
 from search.clock import OutOfTimeError
-from search.worker import Job, Outcome
+from search.functions import describe
 
-Runner = Callable[[int, Job], Outcome]
+if TYPE_CHECKING:
+    from search.worker import Job, Outcome
+
+    Runner = Callable[[int, Job], Outcome]
 
 
 class InlineBackend:
@@ -38,10 +41,3 @@ class InlineBackend:
     def close(self) -> None:
         """Nothing is held."""
         self._waiting.clear()
-
-
-def describe(error: Exception) -> str:
-    """One sentence: what was raised, and where in the innermost frame."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text} ({frame.filename}:{frame.lineno} in {frame.name})"

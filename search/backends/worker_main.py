@@ -1,0 +1,91 @@
+"""A worker process on the driver's machine: takes jobs and gives outcomes over one pipe.
+
+    python -P -m search.backends.worker_main DESCRIPTOR
+
+Messages are JSON. The first names the function that makes the runner, and the argument for it;
+each of the following is a job. Stages and the outcome go back. Standard input is a pipe on which
+nothing ever comes: it closes when the driver ends, however that ends, and so does this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any, NoReturn
+
+from search.functions import describe, import_function
+
+Runner = Callable[[Any, Callable[[str, float | None], None]], Any]
+TELL_EVERY_S = 0.2
+
+
+def main() -> None:
+    """Works until the driver closes the pipe."""
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+    _work(Connection(descriptor))
+
+
+def _work(connection: Connection) -> None:
+    def tell(**message: Any) -> None:
+        try:
+            connection.send_bytes(json.dumps(message, allow_nan=False).encode())
+        except OSError:  # the driver has gone
+            sys.exit(1)
+
+    order = json.loads(connection.recv_bytes())
+    try:
+        run: Runner = import_function(order["open"])(order["argument"])
+    except Exception as error:  # of the person's own code, too: anything
+        tell(unable=describe(error))
+        return
+    while True:
+        try:
+            message = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        ticket = message["ticket"]
+        try:
+            outcome = run(message["job"], _Listener(ticket, tell))
+        except Exception as error:  # what the person's model raises becomes a failed trial
+            tell(ticket=ticket, error=describe(error))
+        else:
+            tell(ticket=ticket, outcome=outcome)
+
+
+class _Listener:
+    """Passes on stages as they begin, and a few times a second how far they are."""
+
+    def __init__(self, ticket: int, tell: Callable[..., None]) -> None:
+        self._ticket = ticket
+        self._tell = tell
+        self._stage: str | None = None
+        self._told_at = 0.0
+
+    def __call__(self, stage: str, fraction: float | None) -> None:
+        now = time.monotonic()
+        if stage != self._stage or now - self._told_at >= TELL_EVERY_S:
+            self._stage, self._told_at = stage, now
+            self._tell(ticket=self._ticket, stage=stage, fraction=fraction)
+
+
+def _end_with_driver() -> NoReturn:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(1)  # gives temporary files and lent devices back
+
+
+if __name__ == "__main__":
+    main()
