@@ -68,7 +68,8 @@ def device_agreement(
         ModelError: the file does not run there.
     """
     target = board.predict(model, images)
-    return _compared(model, profile, host_logits(model, images, profile), target, board.device.name)
+    host = host_logits(model, images, profile)
+    return _compared(model, profile, host, target, board.device.name)
 
 
 def _compared(
