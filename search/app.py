@@ -129,7 +129,8 @@ def prepare(
         folder=folder.plans,
     )
     space = SearchSpace.of(network, request.profile, request.opt_in)
-    key = json.dumps([identity, space.dimensions], default=repr, sort_keys=True)
+    of = [identity["weights"], data.fingerprint, space.dimensions]
+    key = json.dumps(of, default=repr, sort_keys=True)
     cached = hashlib.sha256(key.encode()).hexdigest()[:24]
     sensitivity = cached_sensitivity(
         cache_folder() / "sensitivity" / f"{cached}.json",
