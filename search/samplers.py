@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import optuna
+from optuna.trial import FrozenTrial
 
 STARTUP_TRIALS = 8
 
@@ -20,8 +21,19 @@ def _gp(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
 
 
+class _Resumable(optuna.samplers.NSGAIISampler):
+    """Sees parents in one order, where the original has another at its first look at them.
+
+    A resumed study would otherwise go on differently from an uninterrupted one.
+    """
+
+    def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        """Parents of a generation, oldest first."""
+        return sorted(super().select_parent(study, generation), key=lambda t: t.number)
+
+
 def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=16)
+    return _Resumable(seed=seed, population_size=16)
 
 
 def _random(seed: int) -> optuna.samplers.BaseSampler:

@@ -1,0 +1,107 @@
+"""A search without training: outcomes by a simple law, time that is told, jobs that are faked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from networks import IMAGE, NETWORKS, seeded
+
+from evaluators import Evaluation, Measurement
+from hardware_profiles import load_profile
+from search.backends import Finished
+from search.limits import Limits
+from search.worker import Job, Outcome
+from spaces import CompressionPlan
+from spaces.network import trace
+from spaces.space import SearchSpace
+
+BASELINE_ACCURACY = 0.95
+
+
+@cache
+def space_of(name: str = "residual") -> SearchSpace:
+    """The space of one of the test networks on a Raspberry Pi 4B."""
+    return SearchSpace.of(trace(seeded(NETWORKS[name]), IMAGE), load_profile("raspberry-pi-4b"))
+
+
+def figures(plan: CompressionPlan, space: SearchSpace | None = None) -> Evaluation:
+    """Accuracy falls with the share of weights left out and a little with every int8 layer."""
+    space = space or space_of()
+    table, whole = space.table(plan), space.table(CompressionPlan())
+    lost = 1 - table.parameters / whole.parameters
+    narrow = sum(row.bits == 8 for row in table.rows if row.layer)
+    drop = 0.08 * lost**2 + 0.001 * narrow
+    return Evaluation.of(
+        [
+            _figure("accuracy", BASELINE_ACCURACY - drop, ""),
+            _figure("drop", drop, ""),
+            _figure("latency_ms", table.latency_ms(space.profile), "ms"),
+            _figure("size_bytes", table.weight_bytes, "bytes"),
+        ]
+    )
+
+
+def _figure(name: str, value: float, unit: str) -> Measurement:
+    return Measurement(name, value, unit, "estimated", "the law of a fake")
+
+
+@dataclass
+class FakeTime:
+    """A clock that goes on when it is told to."""
+
+    now_s: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class FakeBackend:
+    """Gives the law's outcome of every job; a job takes ``job_s`` of the fake time.
+
+    ``errors`` maps a ticket to what its job raises. ``before`` is called before each job and
+    may raise, as an interruption does.
+    """
+
+    limits: Limits
+    time: FakeTime = field(default_factory=FakeTime)
+    job_s: float = 1.0
+    errors: Mapping[int, str] = field(default_factory=dict)
+    before: Callable[[int, Job], None] = lambda ticket, job: None
+    folder: Path = Path("study")
+    workers: int = 1
+    jobs: list[tuple[int, Job]] = field(default_factory=list)
+    _waiting: list[tuple[int, Job]] = field(default_factory=list)
+
+    def submit(self, ticket: int, job: Job) -> None:
+        assert len(self._waiting) < self.workers
+        self._waiting.append((ticket, job))
+
+    def next(self) -> Finished:
+        ticket, job = self._waiting.pop(0)
+        self.jobs.append((ticket, job))
+        self.before(ticket, job)
+        self.time.now_s += self.job_s
+        if ticket in self.errors:
+            return Finished(ticket, None, self.errors[ticket])
+        return Finished(ticket, outcome(job.plan, self.limits, self.folder))
+
+    def close(self) -> None:
+        self._waiting.clear()
+
+
+def outcome(plan: CompressionPlan, limits: Limits, folder: Path) -> Outcome:
+    """What a worker would say: rejected when a stated limit but for the drop is broken."""
+    evaluation, profile = figures(plan), space_of().profile
+    violations = limits.violations(evaluation, profile)
+    broken = {n: v for n, v in violations.items() if n != "drop" and v > 0}
+    if broken:
+        facts = {n: m for n, m in evaluation.measurements.items() if n not in ("accuracy", "drop")}
+        facts_violations = {n: v for n, v in violations.items() if n != "drop"}
+        reason = f"{next(iter(broken))} is over its limit"
+        return Outcome(Evaluation(facts), facts_violations, {"facts": 0.1}, None, reason)
+    model = folder / "plans" / plan.plan_id / "model.onnx"
+    return Outcome(evaluation, violations, {"train": 0.9, "evaluate": 0.1}, model)
