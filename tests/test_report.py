@@ -556,6 +556,7 @@ def test_stages_account_for_all_of_the_time():
         (words.loss(0.2149), "0.21"),
         (words.origin("baseline:uniform-75-int8"), "uniform −75 %, int8"),
         (words.origin("sampler:tpe"), "tpe sampler"),
+        (words.origin("model"), "corrected model"),
     ],
 )
 def test_words_are_short_and_have_units(told, expected):

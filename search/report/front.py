@@ -100,9 +100,11 @@ def front_chart(result: SearchResult, width: int, height: int, narrow: bool) -> 
     if not plans:
         return None
     floor = _accuracy_limit(result)
-    left, right, top, bottom = 46.0, width - 14.0, 14.0, height - 44.0
-    x = _x_scale(plans, result.limits.max_latency_ms, left + 10, right - 10)
+    right, top, bottom = width - 14.0, 14.0, height - 44.0
     y = _y_scale(plans, floor, bottom - 8, top + 12)
+    y_ticks = tuple(Tick(y(v), f"{v * 100:.5g}") for v in y.ticks(6))
+    left = 26 + _CHARACTER * 1.15 * max(len(tick.text) for tick in y_ticks)
+    x = _x_scale(plans, result.limits.max_latency_ms, left + 10, right - 10)
     points = tuple(_point(result, plan, x, y, bottom - 7) for plan in plans)
     drawn = sorted(points, key=lambda p: _ORDER.index(p.kind))
     limit_x = result.limits.max_latency_ms
@@ -118,7 +120,7 @@ def front_chart(result: SearchResult, width: int, height: int, narrow: bool) -> 
         x_ticks=tuple(
             Tick(x(v), words.latency(v).split(words.NBSP)[0]) for v in x.ticks(5 if narrow else 9)
         ),
-        y_ticks=tuple(Tick(y(v), f"{v * 100:.5g}") for v in y.ticks(6)),
+        y_ticks=y_ticks,
         staircase=_staircase([p for p in points if p.on_front], (left, right, bottom)),
         limit_y=y(floor) if floor is not None else None,
         limit_x=x(limit_x) if limit_x is not None else None,

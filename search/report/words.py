@@ -113,7 +113,11 @@ def source(measurement: Measurement | None) -> str:
 
 
 def origin(text: str) -> str:
-    """A trial's origin for people: ``baseline:uniform-50-int8`` is ``uniform −50 %, int8``."""
+    """A trial's origin for people: ``baseline:uniform-50-int8`` is ``uniform −50 %, int8``.
+
+    A ``warm`` start comes from the additive model of sensitivity and latency, a plan of the
+    ``model`` from the same after it was corrected by what had been measured.
+    """
     kind, _, name = text.partition(":")
     if kind == "baseline":
         names = {"fp32": "untouched FP32", "int8": "plain int8"}
@@ -123,8 +127,8 @@ def origin(text: str) -> str:
         if len(parts) == 3 and parts[0] == "uniform":
             return f"uniform −{parts[1]}{NBSP}%, {parts[2]}"
         return name
-    if kind == "warm":
-        return "warm start"
+    if kind in ("warm", "model"):
+        return {"warm": "warm start", "model": "corrected model"}[kind]
     return f"{name} sampler" if kind == "sampler" and name else text
 
 
