@@ -7,7 +7,8 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from evaluators import Evaluation, EvaluationContext
 from evaluators.sessions import logits
 from hardware_profiles import HardwareProfile
 from hardware_profiles.host import cpu_name
-from search.backends import InlineBackend
+from search.backends import Resources
+from search.backends.finding import find_backend
 from search.baselines import UNTOUCHED, simple_plans
 from search.bundle import write_bundle
 from search.clock import Clock
@@ -48,7 +50,7 @@ from search.teacher import baseline_weights, cache_folder, teacher_views
 from search.tracking.tracker import Tracker
 from search.train import Hardware, TrainSettings
 from search.trial import Trial
-from search.worker import Job, Outcome, Workbench, run_job
+from search.worker import Job, Workbench, run_job
 from spaces.network import trace
 from spaces.space import SearchSpace
 
@@ -72,6 +74,8 @@ class Request:
     command: str
     device: str | None = None
     opt_in: tuple[str, ...] = ()
+    backend: str = "local"
+    resources: Resources = field(default_factory=Resources)
 
 
 @dataclass(frozen=True)
@@ -209,30 +213,30 @@ class Search:
         study.propose(simple_plans(prepared.space))
         bench = self._baseline(study, prepared.bench, clock)
 
-        def runner(ticket: int, job: Job) -> Outcome:
-            def listen(stage: str, fraction: float | None) -> None:
-                clock.check()
-                self._progress.stage(ticket, stage, fraction)
-
-            return run_job(job, bench, listen)
+        def listen(ticket: int, stage: str, fraction: float | None) -> None:
+            clock.check()
+            self._progress.stage(ticket, stage, fraction)
 
         def make_job(ask: Ask, rung: int, checkpoint: Path | None) -> Job:
             fidelity = RUNGS[rung]
             epochs = fidelity.share * bench.settings.epochs
             return Job(ask.plan, epochs, fidelity.constrained, checkpoint)
 
-        driver = Driver(
-            study,
-            InlineBackend(runner),
-            make_job,
-            clock,
-            self._request.trials,
-            self._progress,
-            self._tracker,
-            self._folder.path,
-            self._request.limits.max_drop,
-        )
-        stopped_by = driver.run()
+        kind = find_backend(self._request.backend)
+        backend = kind.start(bench, self._request.resources, listen, self._progress.note)
+        with closing(backend):
+            driver = Driver(
+                study,
+                backend,
+                make_job,
+                clock,
+                self._request.trials,
+                self._progress,
+                self._tracker,
+                self._folder.path,
+                self._request.limits.max_drop,
+            )
+            stopped_by = driver.run()
         finishing()
         if stopped_by == "interrupt":
             self._progress.note("Interrupted: the best so far is proved and exported.")

@@ -9,7 +9,6 @@ import os
 import shlex
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -18,6 +17,7 @@ from search.durations import seconds, size_bytes
 from search.errors import InputError, SearchError
 from search.interruption import EXIT_INTERRUPTED, came, caught
 from search.masking import masked
+from search.quiet import quiet_libraries
 
 EXIT_INFEASIBLE = 3
 DEFAULT_TRIALS = 40
@@ -131,6 +131,18 @@ def build_parser() -> argparse.ArgumentParser:
     add("--sampler", choices=("tpe", "gp", "nsga2", "random"), default="tpe", help="default tpe")
     add("--seed", type=int, default=0, metavar="N", help="default 0")
 
+    add = parser.add_argument_group("who runs it").add_argument
+    add("--workers", type=_count, default=1, metavar="N", help="trials at a time (default 1)")
+    add(
+        "--cpus-per-trial",
+        type=_count,
+        metavar="N",
+        help="threads of a trial (default: cores / workers)",
+    )
+    add("--backend", default="local", metavar="NAME", help="local (default) or ray")
+    add("--address", metavar="URL", help="of a Ray cluster: auto or ray://HOST:PORT")
+    add("--gpus-per-trial", type=_positive, default=0.0, metavar="X", help="of a Ray cluster")
+
     add = parser.add_argument_group("where it goes").add_argument
     add("--study", metavar="NAME", help="name of the study and its folder")
     add("--output", type=Path, default=Path("runs"), metavar="FOLDER", help="default runs")
@@ -177,7 +189,7 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
     # Heavy imports come after the arguments are known to be good.
     from hardware_profiles import ProfileError, load_profile
 
-    _quiet_libraries()
+    quiet_libraries()
     try:
         profile = load_profile(args.target)
     except ProfileError as error:
@@ -187,6 +199,8 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
         _reach(args.device)
 
     from search.app import Request, Search
+    from search.backends import Resources
+    from search.backends.finding import find_backend
     from search.data.preprocessing import parse_image_size
     from search.folder import in_use, open_folder
     from search.limits import Limits
@@ -194,6 +208,9 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
     from search.progress import Score, show_progress
     from search.summary import summary, to_json
     from search.tracking.mlflow import MlflowTracker, resolve_tracking_uri
+
+    resources = Resources(args.workers, args.cpus_per_trial, args.gpus_per_trial, args.address)
+    find_backend(args.backend).check(resources)
 
     sys.path.insert(0, os.getcwd())  # a person's own module lies where they stand
     task = load_task(
@@ -223,6 +240,8 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
         budget_s=args.budget or (None if args.trials else seconds(DEFAULT_BUDGET)),
         sampler=args.sampler,
         device=args.device,
+        backend=args.backend,
+        resources=resources,
         seed=args.seed,
         command=masked(
             shlex.join(["python", "-m", "search", *(a for a in given if a != "--resume")])
@@ -280,15 +299,6 @@ def vars_of(args: argparse.Namespace) -> dict[str, object]:
     """The options as they are shown with the search."""
     given = {name: value for name, value in vars(args).items() if value is not None}
     return {n: masked(v) if isinstance(v, str) else v for n, v in given.items()}
-
-
-def _quiet_libraries() -> None:
-    """Other people's advice is not for the person who searches."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    for package in ("torch", "torch_pruning", "onnxruntime", "optuna", "mlflow"):
-        warnings.filterwarnings("ignore", module=package)
 
 
 def _parsed(parse: Callable[[str], T]) -> Callable[[str], T]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import signal
 import time
@@ -44,6 +45,8 @@ def run(job: Mapping[str, Any], listen: Listen) -> dict[str, Any]:
         Path(told["touch"]).touch()
     if "await" in told:
         await_file(Path(told["await"]))
+    if "warn" in told:
+        logging.getLogger("evaluators").warning(told["warn"])
     if "raise" in told:
         raise RuntimeError(told["raise"])
     if "die" in told and not Path(told["die"]).exists():

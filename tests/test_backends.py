@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fake_jobs
@@ -17,7 +18,11 @@ import pytest
 import torch
 from backend_contract import BackendContract, Make, fake_job, ignore
 from fake_backend import FakeBackend
+from networks import CLASSES, IMAGE
+from samples import sample_data, tiny_onnx
 
+from evaluators import EvaluationContext
+from hardware_profiles import load_profile
 from search.backends import InlineBackend, Listen, Resources
 from search.backends.finding import discover, find_backend
 from search.backends.messages import (
@@ -26,11 +31,16 @@ from search.backends.messages import (
     outcome_from_json,
     outcome_to_json,
 )
-from search.backends.parcel import read_arrays, write_arrays
-from search.backends.processes import ProcessBackend
+from search.backends.parcel import pack, read_arrays, unpack, write_arrays
+from search.backends.processes import Local, ProcessBackend
 from search.errors import InputError, SearchError
-from search.worker import Job, Outcome
-from spaces import CompressionPlan
+from search.limits import Limits
+from search.models.build import Build
+from search.task import Task
+from search.train import Hardware, TrainSettings, Views
+from search.worker import Job, Outcome, Workbench, run_job
+from spaces import CompressionPlan, pruning
+from spaces.network import trace
 
 
 def inline(listen: Listen) -> InlineBackend:
@@ -123,6 +133,16 @@ def test_killed_worker_does_not_keep_a_lock(tmp_path: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX)
 
 
+def test_warnings_of_workers_are_noted_once() -> None:
+    notes: list[str] = []
+    with contextlib.closing(processes(2, notes=notes)) as backend:
+        for ticket in range(2):
+            backend.submit(ticket, fake_job(warn="the device is hot"))
+        backend.next()
+        backend.next()
+    assert notes == ["the device is hot"]
+
+
 def test_worker_that_cannot_start_ends_the_search_with_a_sentence() -> None:
     with contextlib.closing(processes(2, argument="unable")) as backend:
         backend.submit(0, fake_job())
@@ -179,6 +199,79 @@ def test_backends_are_found_by_name_and_a_wrong_one_is_refused() -> None:
 def test_local_backend_refuses_an_address() -> None:
     with pytest.raises(InputError, match="--backend ray"):
         find_backend("local").check(Resources(2, address="auto"))
+
+
+def a_bench(folder: Path) -> Workbench:
+    """A bench on random images, with one group of channels to prune."""
+    data = sample_data(("a", "b", "c", "d"), test=24, channels=IMAGE[0])
+    build = Build("networks:Residual", CLASSES, IMAGE[0], (8, 8), str(Path(__file__).parent))
+    torch.manual_seed(0)
+    teacher = build()
+    profile = load_profile("arm")
+    images = torch.from_numpy(data.train.images)
+    baseline = tiny_onnx(folder / "baseline.onnx", classes=CLASSES, channels=IMAGE[0])
+    context = EvaluationContext(
+        profile=profile,
+        images=data.preprocess.apply(data.validation.images),
+        labels=data.validation.labels,
+        scratch=folder,
+        baseline=baseline,
+        baseline_predictions=data.validation.labels,
+    )
+    return Workbench(
+        task=Task("networks:Residual", build, None, data),
+        weights=teacher.state_dict(),
+        network=trace(teacher, (IMAGE[0], 8, 8)),
+        views=Views(
+            torch.stack([images, images.flip(3)]),
+            torch.randn(2, len(images), CLASSES),
+            torch.from_numpy(data.train.labels),
+        ),
+        context=context,
+        calibration=data.preprocess.apply(data.calibration.images),
+        limits=Limits(0.03),
+        settings=TrainSettings(1.0),
+        hardware=Hardware.detect(),
+        folder=folder / "plans",
+    )
+
+
+def test_worker_process_gives_the_outcome_of_the_driver(tmp_path: Path) -> None:
+    bench = a_bench(tmp_path)
+    plan = CompressionPlan({"pruning": pruning.uniform(bench.network, bench.context.profile, 0.5)})
+    job, resources = Job(plan, 0.5), Resources(2, cpus_per_trial=torch.get_num_threads())
+    here = replace(bench, folder=tmp_path / "here")
+    expected = run_job(job, here, lambda _stage, _done: None)
+    with contextlib.closing(Local().start(bench, resources, ignore, pytest.fail)) as backend:
+        backend.submit(0, job)
+        found = backend.next()
+    assert found.error is None
+    assert found.outcome is not None
+    assert found.outcome.model == tmp_path / "plans" / plan.plan_id / "model.onnx"
+    for figure in ("accuracy", "drop", "latency_ms", "size_bytes", "macs"):
+        assert found.outcome.evaluation[figure] == expected.evaluation[figure]
+    assert expected.model is not None
+    assert found.outcome.model.read_bytes() == expected.model.read_bytes()
+
+
+def test_bench_survives_packing_but_for_the_test_images(tmp_path: Path) -> None:
+    bench = a_bench(tmp_path)
+    write_arrays(pack(bench), tmp_path / "bench")
+    folders = {"plans": bench.folder, "scratch": tmp_path, "baseline": bench.context.baseline}
+    found = unpack(read_arrays(tmp_path / "bench"), **folders)
+    assert found.network == bench.network
+    assert found.context.profile == bench.context.profile
+    assert found.limits == bench.limits
+    assert found.settings == bench.settings
+    assert found.task.build == bench.task.build
+    assert found.task.data.preprocess == bench.task.data.preprocess
+    assert len(found.task.data.test) == 0
+    for name in ("train", "calibration", "validation"):
+        mine, theirs = getattr(found.task.data, name), getattr(bench.task.data, name)
+        assert np.array_equal(mine.images, theirs.images)
+        assert np.array_equal(mine.labels, theirs.labels)
+    assert torch.equal(found.views.logits, bench.views.logits)
+    assert all(torch.equal(found.weights[name], bench.weights[name]) for name in bench.weights)
 
 
 def test_arrays_of_a_bench_are_mapped_not_copied(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ is replaced, and its job is tried once more.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from evaluators.tier import tier
 from hardware_profiles.host import usable_cores
 from search.backends.backend import Backend, Finished, Listen, Resources
 from search.backends.inline import InlineBackend
@@ -108,6 +110,9 @@ def open_bench(
         scratch=Path(argument["scratch"]),
         baseline=None if baseline is None else Path(baseline),
     )
+    logging.disable(logging.WARNING)
+    tier(bench.context)  # says once where latency comes from; the driver has said so
+    logging.disable(logging.NOTSET)
     return lambda job, listen: outcome_to_json(run_job(job_from_json(job), bench, listen))
 
 
@@ -180,6 +185,7 @@ class ProcessBackend:
         self._note = note
         self._crew: list[_Worker] = []
         self._finished: deque[Finished] = deque()
+        self._said: set[str] = set()  # by workers; each says the same
 
     def submit(self, ticket: int, job: Job) -> None:
         """Gives the job to an idle worker, or to a new one."""
@@ -226,6 +232,11 @@ class ProcessBackend:
                 f"a worker process must be able to do what the driver can, but it could not "
                 f"start: {message['unable']}; search with --workers 1 instead"
             )
+        if "note" in message:
+            if message["note"] not in self._said:
+                self._said.add(message["note"])
+                self._note(message["note"])
+            return
         job = worker.job
         assert job is not None
         if "stage" in message:

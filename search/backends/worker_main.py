@@ -3,13 +3,15 @@
     python -P -m search.backends.worker_main DESCRIPTOR
 
 Messages are JSON. The first names the function that makes the runner, and the argument for it;
-each of the following is a job. Stages and the outcome go back. Standard input is a pipe on which
-nothing ever comes: it closes when the driver ends, however that ends, and so does this process.
+each of the following is a job. Stages, the outcome and logged warnings go back. Standard input is
+a pipe on which nothing ever comes: it closes when the driver ends, however that ends, and so does
+this process.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -36,12 +38,16 @@ def main() -> None:
 
 
 def _work(connection: Connection) -> None:
+    sending = threading.Lock()  # warnings come from other threads, too
+
     def tell(**message: Any) -> None:
         try:
-            connection.send_bytes(json.dumps(message, allow_nan=False).encode())
+            with sending:
+                connection.send_bytes(json.dumps(message, allow_nan=False).encode())
         except OSError:  # the driver has gone
             sys.exit(1)
 
+    logging.getLogger().addHandler(_Warnings(tell))
     order = json.loads(connection.recv_bytes())
     try:
         run: Runner = import_function(order["open"])(order["argument"])
@@ -62,6 +68,17 @@ def _work(connection: Connection) -> None:
             tell(ticket=ticket, outcome=outcome)
 
 
+class _Warnings(logging.Handler):
+    """Passes on what would be written over the driver's display."""
+
+    def __init__(self, tell: Callable[..., None]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(note=record.getMessage())
+
+
 class _Listener:
     """Passes on stages as they begin, and a few times a second how far they are."""
 
@@ -79,7 +96,7 @@ class _Listener:
 
 
 def _end_with_driver() -> NoReturn:
-    sys.stdin.buffer.read()
+    os.read(0, 1)
     os._exit(1)
 
 
