@@ -333,11 +333,11 @@ def _removable_blocks(model: nn.Module, input_shape: tuple[int, int, int]) -> tu
     return tuple(b for b in blocks if not any(o.startswith(b + ".") for o in blocks))
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operator of a forward pass with shapes and symbolic widths."""
 
     def __init__(self, model: nn.Module, owner: Mapping[str, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rows: list[Row] = []
         self._model = model
         self._owner = owner
