@@ -1,0 +1,257 @@
+"""The loop, with fake jobs and a fake clock: what counts, what ends it, what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from fakes import FakeBackend, FakeTime, figures, space_of
+
+from search.baselines import UNTOUCHED, simple_plans
+from search.clock import Clock, OutOfTimeError
+from search.driver import ASKS_PER_TRIAL, Driver
+from search.errors import TrialsFailedError
+from search.limits import Limits
+from search.progress import NullProgress
+from search.rungs import LAST, RUNGS
+from search.study import Ask, Study, sqlite_storage
+from search.tracking.tracker import NullTracker
+from search.trial import Trial
+from search.worker import Job
+from spaces import CompressionPlan
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+LIMITS = Limits(0.03)
+
+
+class Told(NullTracker, NullProgress):  # type: ignore[misc]
+    """A tracker and a progress display that remember trials."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def trial(self, trial: Trial) -> None:
+        self.numbers.append(trial.number)
+
+
+def study_of(storage: optuna.storages.BaseStorage | None = None, sampler: str = "random") -> Study:
+    """A study whose trial 0, the untouched model, is there, as the search makes it."""
+    storage = storage or optuna.storages.InMemoryStorage()
+    study = Study(space_of(), storage, "test", metric="accuracy", sampler=sampler, seed=0)
+    study.propose(simple_plans(space_of()))
+    if not study.trials:
+        ask = study.ask()
+        figured = figures(ask.plan)
+        study.tell(ask, Trial(0, ask.plan, "complete", UNTOUCHED, figured, {"drop": -0.03}), 1.0)
+    return study
+
+
+def make_job(ask: Ask, rung: int, checkpoint: Path | None) -> Job:
+    return Job(ask.plan, RUNGS[rung].share, RUNGS[rung].constrained, checkpoint)
+
+
+def drive(
+    study: Study,
+    backend: FakeBackend,
+    trials: int | None = None,
+    budget_s: float | None = None,
+    told: Told | None = None,
+) -> str:
+    clock = Clock(budget_s, 0.0, backend.time(), study.elapsed_s, backend.time)
+    told, before = told or Told(), backend.before
+
+    def listen(ticket: int, job: Job) -> None:
+        clock.check()  # as a real job's stages do
+        before(ticket, job)
+
+    backend.before = listen
+    return Driver(study, backend, make_job, clock, trials, told, told, Path("study"), 0.03).run()
+
+
+def test_trials_count_the_evaluated_ones_baselines_included() -> None:
+    study, told = study_of(), Told()
+    assert drive(study, FakeBackend(LIMITS), trials=12, told=told) == "trials"
+    assert len(study.trials) == 12
+    assert told.numbers == sorted([*range(1, 12)] * 2)  # by tracker and progress
+    assert [t.origin for t in study.trials[:6]] == [o for _, o in simple_plans(space_of())]
+    assert len({t.plan.plan_id for t in study.trials}) == 12
+
+
+def test_rejected_plans_do_not_count() -> None:
+    study, limits = study_of(), Limits(0.03, max_size_bytes=9000)
+    assert drive(study, FakeBackend(limits), trials=12) == "trials"
+    states = [t.state for t in study.trials]
+    assert states.count("complete") == 12
+    assert states.count("rejected") > 0
+    for trial in study.trials:
+        if trial.state == "rejected":
+            assert trial.violations["size_bytes"] > 0
+            assert trial.reason == "size_bytes is over its limit"
+            assert trial.model is None
+            assert not trial.feasible
+
+
+def test_budget_ends_the_search() -> None:
+    study, backend = study_of(), FakeBackend(LIMITS, job_s=10.0)
+    assert drive(study, backend, budget_s=95.0) == "budget"
+    # One second was spent on trial 0, and what began within the budget goes on to its end.
+    assert backend.time.now_s == 1000.0 + 100.0
+    assert study.elapsed_s <= 1.0 + 100.0
+
+
+def test_reserve_is_kept_for_the_end() -> None:
+    time = FakeTime()
+    clock = Clock(100.0, 20.0, began=time(), spent_before_s=30.0, now=time)
+    assert (clock.elapsed_s, clock.left_s) == (30.0, 50.0)
+    time.now_s += 49.0
+    clock.check()
+    time.now_s += 1.0
+    with pytest.raises(OutOfTimeError):
+        clock.check()
+    assert Clock(None, 20.0, began=time(), now=time).left_s == float("inf")
+
+
+def test_trial_that_the_budget_cuts_off_is_dropped() -> None:
+    study, backend = study_of(), FakeBackend(LIMITS)
+
+    def out_of_time(ticket: int, job: Job) -> None:
+        if ticket == 4:
+            raise OutOfTimeError
+
+    backend.before = out_of_time
+    assert drive(study, backend, trials=12) == "budget"
+    assert [t.number for t in study.trials] == [0, 1, 2, 3]
+
+
+def test_budget_is_cumulative_over_resumptions(tmp_path: Path) -> None:
+    storage = sqlite_storage(tmp_path / "study.db")
+    study = study_of(storage)
+    assert drive(study, FakeBackend(LIMITS, job_s=10.0), trials=5) == "trials"
+    used = study.elapsed_s
+    resumed, backend = study_of(storage), FakeBackend(LIMITS, job_s=10.0)
+    assert resumed.elapsed_s == used
+    assert drive(resumed, backend, budget_s=used + 25.0) == "budget"
+    assert backend.time.now_s == 1000.0 + 30.0
+    assert drive(study_of(storage), FakeBackend(LIMITS), budget_s=used) == "budget"
+
+
+def test_space_that_has_nothing_new_is_exhausted() -> None:
+    """Every plan is known, because the sampler always says the same."""
+    study = study_of()
+    known = study.trials[0]
+    asked = 0
+
+    def ask() -> Ask:
+        nonlocal asked
+        asked += 1
+        study._memory.enqueue_trial(space_of().encode(known.plan))
+        return Ask(known.plan, "sampler:random", study._memory.ask(study._distributions))
+
+    study.ask = ask  # type: ignore[method-assign]
+    backend = FakeBackend(LIMITS)
+    assert drive(study, backend, trials=12) == "exhausted"
+    assert asked == 2 * ASKS_PER_TRIAL
+    assert backend.jobs == []
+
+
+def test_rejections_alone_exhaust_the_search() -> None:
+    study, backend = study_of(), FakeBackend(Limits(0.03, max_size_bytes=1))
+    assert drive(study, backend, trials=12) == "exhausted"
+    assert {t.state for t in study.trials[1:]} == {"rejected"}
+
+
+def test_failed_trial_is_kept_and_the_search_goes_on() -> None:
+    study = study_of()
+    backend = FakeBackend(LIMITS, errors={2: "RuntimeError: broken (net.py:1 in forward)"})
+    assert drive(study, backend, trials=6) == "trials"
+    assert [t.state for t in study.trials].count("failed") == 1
+    assert study.trials[2].reason == "RuntimeError: broken (net.py:1 in forward)"
+    assert len(study.trials) == 6
+
+
+def test_five_failures_in_a_row_end_the_search() -> None:
+    study = study_of()
+    errors = {number: f"ValueError: number {number}" for number in (1, 3, 4, 5, 6, 7)}
+    with pytest.raises(TrialsFailedError) as caught:
+        drive(study, FakeBackend(LIMITS, errors=errors), trials=12)
+    message = str(caught.value)
+    assert "at most 4 trials in a row may fail, but 5 did" in message
+    assert "number 7" in message
+    assert "--resume" in message
+    assert "\n" not in message
+    assert [t.state for t in study.trials[1:]] == ["failed", "complete"] + ["failed"] * 5
+
+
+def test_interruption_ends_the_search_and_loses_the_running_trial_alone() -> None:
+    study, backend = study_of(), FakeBackend(LIMITS)
+
+    def interrupt(ticket: int, job: Job) -> None:
+        if ticket == 5:
+            raise KeyboardInterrupt
+
+    backend.before = interrupt
+    assert drive(study, backend, trials=12) == "interrupt"
+    assert [t.number for t in study.trials] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_interrupted_and_resumed_search_tries_the_same_plans(sampler: str, tmp_path: Path) -> None:
+    """With promotions from rung to rung, which depend on what other plans showed."""
+    whole = study_of(sampler=sampler)
+    drive(whole, FakeBackend(LIMITS), trials=30)
+    storage = sqlite_storage(tmp_path / "study.db")
+    for interrupted_at in (4, 13, 21, None):
+
+        def interrupt(ticket: int, job: Job, at: int | None = interrupted_at) -> None:
+            if ticket == at:
+                raise KeyboardInterrupt
+
+        part = study_of(storage, sampler)
+        drive(part, FakeBackend(LIMITS, before=interrupt), trials=30)
+    assert [(t.number, t.plan, t.rung) for t in part.trials] == [
+        (t.number, t.plan, t.rung) for t in whole.trials
+    ]
+
+
+def test_baselines_are_trained_in_full_and_others_climb() -> None:
+    study, backend = study_of(), FakeBackend(LIMITS)
+    drive(study, backend, trials=25)
+    simple = {plan.plan_id for plan, _ in simple_plans(space_of())}
+    epochs: dict[str, list[float]] = {}
+    for _, job in backend.jobs:
+        epochs.setdefault(job.plan.plan_id, []).append(job.epochs)
+    shares = [rung.share for rung in RUNGS]
+    for plan_id, trained in epochs.items():
+        if plan_id in simple:
+            assert trained == [1.0]
+        else:
+            assert trained == shares[: len(trained)]
+    climbed = [len(trained) for plan, trained in epochs.items() if plan not in simple]
+    assert 1 in climbed  # some ended early
+    assert LAST + 1 in climbed  # some went all the way
+
+
+def test_seconds_of_all_rungs_are_added_up() -> None:
+    study = study_of()
+    drive(study, FakeBackend(LIMITS), trials=10)
+    for trial in study.trials[1:]:
+        rungs = len(trial.seen)
+        assert trial.stages == pytest.approx({"train": 0.9 * rungs, "evaluate": 0.1 * rungs})
+        assert trial.seconds == pytest.approx(rungs)
+
+
+def test_jobs_fill_all_workers_and_no_plan_runs_twice() -> None:
+    study, backend = study_of(), FakeBackend(LIMITS, workers=3)
+    assert drive(study, backend, trials=14) == "trials"
+    assert len(study.trials) == 14
+    started = [job.plan for _, job in backend.jobs if job.checkpoint is None]
+    assert len(set(started)) == len({t for t, _ in backend.jobs}) <= 14
+
+
+def test_files_are_named_relative_to_the_study() -> None:
+    study = study_of()
+    drive(study, FakeBackend(LIMITS), trials=3)
+    for trial in study.trials[1:]:
+        assert trial.model == Path("plans") / trial.plan.plan_id / "model.onnx"
+    assert study.trials[0].plan == CompressionPlan()
