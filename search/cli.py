@@ -15,6 +15,7 @@ from typing import NoReturn, TypeVar
 
 from search.durations import seconds, size_bytes
 from search.errors import InputError, SearchError
+from search.functions import use_folder
 from search.interruption import EXIT_INTERRUPTED, came, caught
 from search.masking import masked
 from search.quiet import quiet_libraries
@@ -212,7 +213,7 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
     resources = Resources(args.workers, args.cpus_per_trial, args.gpus_per_trial, args.address)
     find_backend(args.backend).check(resources)
 
-    sys.path.insert(0, os.getcwd())  # a person's own module lies where they stand
+    use_folder(os.getcwd())  # a person's own module lies where they stand
     task = load_task(
         args.model,
         args.weights,

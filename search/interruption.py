@@ -14,14 +14,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
 EXIT_INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SHOW_CURSOR = "\x1b[?25h"
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 @dataclass
@@ -75,8 +74,8 @@ def came() -> bool:
 def _handle(_number: int, _frame: FrameType | None) -> None:
     if _state.came:
         # Nothing is lost: trials are in the study, and a bundle is there as a whole or not.
-        if sys.stderr.isatty():
-            sys.stderr.write(_SHOW_CURSOR)
+        # Written past Python's own buffers, which may be in use at this very moment.
+        os.write(2, _SHOW_CURSOR if os.isatty(2) else b"")
         os.write(2, b"search: interrupted twice; ended at once (--resume goes on)\n")
         os._exit(EXIT_INTERRUPTED)
     _state.came = True
