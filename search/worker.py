@@ -27,7 +27,7 @@ from spaces import CompressionPlan
 from spaces.distillation import DEFAULT, distillation_loss
 from spaces.export import export_onnx
 from spaces.network import Network
-from spaces.space import bind
+from spaces.space import bind, planned_table
 from spaces.technique import ExportContext, Hooks, LossInputs, PrepareContext
 
 CONSTRAIN_AT = 0.6  # of the training; fake quantization comes when the weights have settled
@@ -123,12 +123,14 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
             reason = _rejection(broken, facts, bench)
             shutil.rmtree(folder)
             return Outcome(facts, violations, stages.seconds, None, reason)
-    if job.checkpoint is None and job.plan.settings:
-        with stages("recalibrate"), lease.training():
-            recalibrate(model, bench.views, bench.task.data.preprocess, bench.hardware)
-    if job.epochs > 0:
-        with stages("train"), lease.training():
-            _train(model, hooks, context, job, bench, stages)
+    macs = planned_table(bench.network, job.plan).macs
+    with bench.hardware.threads(macs, bench.settings.batch_size), lease.training():
+        if job.checkpoint is None and job.plan.settings:
+            with stages("recalibrate"):
+                recalibrate(model, bench.views, bench.task.data.preprocess, bench.hardware)
+        if job.epochs > 0:
+            with stages("train"):
+                _train(model, hooks, context, job, bench, stages)
     with stages("export"):
         path = export(model, hooks, bench, folder)
         checkpoint = folder / "weights.pt"

@@ -70,12 +70,7 @@ class SearchSpace:
 
     def table(self, plan: CompressionPlan) -> ShapeTable:
         """Every operator's shape and width under the plan."""
-        table = self.network.table
-        for t in self.techniques:
-            setting = plan.settings.get(t.name)
-            if setting:
-                table = t.reshape(setting, table)
-        return table
+        return planned_table(self.network, plan)
 
 
 def bind(plan: CompressionPlan) -> tuple[Hooks, ...]:
@@ -89,3 +84,12 @@ def bind(plan: CompressionPlan) -> tuple[Hooks, ...]:
     if missing:
         raise KeyError(f"the plan needs techniques that are not installed: {sorted(missing)}")
     return tuple(t.bind(plan.settings[n]) for n, t in known.items() if n in plan.settings)
+
+
+def planned_table(network: Network, plan: CompressionPlan) -> ShapeTable:
+    """Every operator's shape and width in a network under a plan."""
+    table = network.table
+    for name, technique in discover().items():
+        if name in plan.settings:
+            table = technique.reshape(plan.settings[name], table)
+    return table
