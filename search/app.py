@@ -100,17 +100,20 @@ def prepare(
     hardware = Hardware.detect()
     identity = identity_of(request)
     compare_identity(folder, identity)  # before anything takes long
-    weights = baseline_weights(
-        task, request.seed, hardware, lambda done: told("training the baseline", done)
-    )
+    told("tracing the network", None)
+    network = trace(task.build(), (data.preprocess.channels, *data.preprocess.size))
+    settings = TrainSettings(training_epochs(len(data.train)), seed=request.seed)
+    with hardware.threads(network.table.macs, settings.batch_size):
+        weights = baseline_weights(
+            task, request.seed, hardware, lambda done: told("training the baseline", done)
+        )
     identity |= {"weights": model_fingerprint(task, weights)}
     check_identity(folder, identity)
     teacher = task.build()
     teacher.load_state_dict(weights)
-    told("tracing the network", None)
-    network = trace(teacher, (data.preprocess.channels, *data.preprocess.size))
     told("asking the teacher", None)
-    views = teacher_views(task, teacher, hardware, request.seed)
+    with hardware.threads(network.table.macs, settings.batch_size):
+        views = teacher_views(task, teacher, hardware, request.seed)
     context = EvaluationContext(
         profile=request.profile,
         images=data.preprocess.apply(data.validation.images),
@@ -128,7 +131,7 @@ def prepare(
         context=context,
         calibration=data.preprocess.apply(data.calibration.images),
         limits=request.limits,
-        settings=TrainSettings(training_epochs(len(data.train)), seed=request.seed),
+        settings=settings,
         hardware=hardware,
         folder=folder.plans,
     )
@@ -136,18 +139,19 @@ def prepare(
     of = [identity["weights"], data.fingerprint, space.dimensions]
     key = json.dumps(of, default=repr, sort_keys=True)
     cached = hashlib.sha256(key.encode()).hexdigest()[:24]
-    sensitivity = cached_sensitivity(
-        cache_folder() / "sensitivity" / f"{cached}.json",
-        lambda: measure_sensitivity(
-            teacher,
-            network,
-            request.profile,
-            torch.from_numpy(bench.calibration),
-            torch.from_numpy(data.calibration.labels),
-            hardware,
-            lambda done: told("looking at the sensitivity", done),
-        ),
-    )
+    with hardware.threads(network.table.macs, settings.batch_size):
+        sensitivity = cached_sensitivity(
+            cache_folder() / "sensitivity" / f"{cached}.json",
+            lambda: measure_sensitivity(
+                teacher,
+                network,
+                request.profile,
+                torch.from_numpy(bench.calibration),
+                torch.from_numpy(data.calibration.labels),
+                hardware,
+                lambda done: told("looking at the sensitivity", done),
+            ),
+        )
     return Prepared(bench, space, sensitivity)
 
 
@@ -241,7 +245,7 @@ class Search:
         if stopped_by == "interrupt":
             self._progress.note("Interrupted: the best so far is proved and exported.")
         self._progress.note("Opening the test split for the proof.")
-        result = self._conclude(study, bench, stopped_by, clock)
+        result = self._conclude(study, replace(prepared, bench=bench), stopped_by, clock)
         self._tracker.finish(result, self._folder.report, result.folder / "best")
         return result
 
@@ -291,9 +295,9 @@ class Search:
         return model.relative_to(self._folder.path) if model else None
 
     def _conclude(
-        self, study: Study, bench: Workbench, stopped_by: str, clock: Clock
+        self, study: Study, prepared: Prepared, stopped_by: str, clock: Clock
     ) -> SearchResult:
-        request, trials = self._request, tuple(study.trials)
+        request, bench, trials = self._request, prepared.bench, tuple(study.trials)
         test = TestSplit(
             request.task.data, bench.context, request.task.metric, request.limits.confidence
         )
@@ -341,7 +345,7 @@ class Search:
         )
         if winner is not None and winner.trial.model is not None:
             write_bundle(self._folder.path, result, winner, self._folder.path / winner.trial.model)
-        write_report(self._folder.report, result)
+        write_report(self._folder.report, result, sensitivity=prepared.sensitivity)
         return result
 
     def _tell_agreement(self, evaluation: Evaluation) -> None:
