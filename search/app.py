@@ -34,7 +34,7 @@ from search.finish import (
     prove_drop,
     strongest_simple,
 )
-from search.folder import StudyFolder, check_identity, compare_identity
+from search.folder import StudyFolder, check_identity
 from search.functions import one_line
 from search.interruption import finishing, held
 from search.limits import Limits
@@ -44,7 +44,8 @@ from search.report.page import write_report
 from search.result import SearchResult
 from search.rungs import RUNGS
 from search.sensitivity import Sensitivity, cached_sensitivity, measure_sensitivity
-from search.study import Ask, Study, sqlite_storage
+from search.storage import open_storage
+from search.study import Ask, Study
 from search.task import Task
 from search.teacher import baseline_weights, cache_folder, teacher_views
 from search.tracking.tracker import Tracker
@@ -76,6 +77,7 @@ class Request:
     opt_in: tuple[str, ...] = ()
     backend: str = "local"
     resources: Resources = field(default_factory=Resources)
+    storage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,6 @@ def prepare(
     """The baseline's weights, the traced network, the teacher's views: all that trials need."""
     task, data = request.task, request.task.data
     hardware = Hardware.detect()
-    identity = identity_of(request)
-    compare_identity(folder, identity)  # before anything takes long
     told("tracing the network", None)
     network = trace(task.build(), (data.preprocess.channels, *data.preprocess.size))
     settings = TrainSettings(training_epochs(len(data.train)), seed=request.seed)
@@ -107,7 +107,7 @@ def prepare(
         weights = baseline_weights(
             task, request.seed, hardware, lambda done: told("training the baseline", done)
         )
-    identity |= {"weights": model_fingerprint(task, weights)}
+    identity = {**identity_of(request), "weights": model_fingerprint(task, weights)}
     check_identity(folder, identity)
     teacher = task.build()
     teacher.load_state_dict(weights)
@@ -201,12 +201,14 @@ class Search:
         proposer = Proposer(prepared.space, prepared.sensitivity, self._request.limits)
         study = Study(
             prepared.space,
-            sqlite_storage(self._folder.database),
+            open_storage(self._request.storage, self._folder.database),
             self._folder.name,
             metric=self._request.task.metric,
             sampler=self._request.sampler,
             seed=self._request.seed,
             model=proposer.next,
+            owner=self._folder.id,
+            note=self._progress.note,
         )
         budget = self._request.budget_s
         reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)

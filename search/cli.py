@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All options, in the order in which a newcomer needs them."""
     parser = _Parser(
         prog="search",
-        description="Finds the fastest compressed version of an image classifier whose accuracy "
+        description="Finds the fastest compressed version of an image classifier whose accuracy\n"
         "drop is shown to be at most what you allow.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -130,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"such as 90s, 30m, 2h (default {DEFAULT_BUDGET}, unless --trials is given)",
     )
     add("--sampler", choices=("tpe", "gp", "nsga2", "random"), default="tpe", help="default tpe")
-    add("--seed", type=int, default=0, metavar="N", help="default 0")
+    add("--seed", type=_seed, default=0, metavar="N", help="default 0")
 
     add = parser.add_argument_group("who runs it").add_argument
     add("--workers", type=_count, default=1, metavar="N", help="trials at a time (default 1)")
@@ -148,6 +148,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--study", metavar="NAME", help="name of the study and its folder")
     add("--output", type=Path, default=Path("runs"), metavar="FOLDER", help="default runs")
     add("--resume", action="store_true", help="go on with an existing study")
+    add(
+        "--storage",
+        metavar="URL",
+        default=os.environ.get("COMPRESSION_SEARCH_STORAGE"),
+        help="database for the trials, such as postgresql://user@host/database (default a "
+        "SQLite file in the study's folder; COMPRESSION_SEARCH_STORAGE is honored)",
+    )
     add(
         "--tracking-uri",
         metavar="URI",
@@ -199,11 +206,11 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
     if args.device:
         _reach(args.device)
 
-    from search.app import Request, Search
+    from search.app import Request, Search, identity_of
     from search.backends import Resources
     from search.backends.finding import find_backend
     from search.data.preprocessing import parse_image_size
-    from search.folder import in_use, open_folder
+    from search.folder import compare_identity, in_use, open_folder
     from search.limits import Limits
     from search.loading import load_task
     from search.progress import Score, show_progress
@@ -243,6 +250,7 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
         device=args.device,
         backend=args.backend,
         resources=resources,
+        storage=args.storage,
         seed=args.seed,
         command=masked(
             shlex.join(["python", "-m", "search", *(a for a in given if a != "--resume")])
@@ -256,6 +264,7 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
         print(outline(request), file=sys.stderr)
         return 0, None
     folder = open_folder(args.output, args.study, args.resume, profile.name)
+    compare_identity(folder, identity_of(request))  # before anything is written or takes long
     score = Score(task.metric, request.trials, request.budget_s)
     with in_use(folder), show_progress(score) as progress:
         uri = resolve_tracking_uri(args.tracking_uri, args.output)
@@ -338,6 +347,12 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be above zero, got {text}")
     return value
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^32-1, got {text!r}")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from search.backends import Backend, Finished
 from search.clock import Clock, OutOfTimeError
+from search.disk import disk_trouble
 from search.errors import TrialsFailedError
 from search.interruption import held
 from search.progress import Progress
@@ -19,6 +21,7 @@ from search.worker import Job
 
 ASKS_PER_TRIAL = 20  # rejected and repeated plans are free, within bounds
 FAILURES_IN_A_ROW = 5
+DISK_PAUSE_S = 2.0
 
 
 # A plan that was thought out starts with a short training, a sampler's with none.
@@ -31,6 +34,7 @@ class _Running:
 
     ask: Ask
     rung: int
+    checkpoint: Path | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
     seen: Mapping[str, Seen] = field(default_factory=dict)
 
@@ -118,12 +122,15 @@ class Driver:
             self._start(number, _Running(ask, rung))
         return None
 
-    def _start(self, number: int, running: _Running, checkpoint: Path | None = None) -> None:
+    def _start(self, number: int, running: _Running) -> None:
         self._running[number] = running
-        self._backend.submit(number, self._make_job(running.ask, running.rung, checkpoint))
+        self._backend.submit(number, self._make_job(running.ask, running.rung, running.checkpoint))
 
     def _take(self, finished: Finished) -> None:
         running = self._running.pop(finished.ticket)
+        if finished.error is not None and self._waited_for_disk():
+            self._start(finished.ticket, running)  # it was no fault of the trial
+            return
         ask, outcome = running.ask, finished.outcome
         trial = Trial(
             finished.ticket,
@@ -141,8 +148,8 @@ class Driver:
             if outcome.reason is None:
                 shown[RUNGS[running.rung].name] = seen(outcome.evaluation, outcome.violations)
                 if self._goes_on(running, shown[RUNGS[running.rung].name]):
-                    up = _Running(ask, running.rung + 1, stages, shown)
-                    self._start(finished.ticket, up, outcome.checkpoint)
+                    up = _Running(ask, running.rung + 1, outcome.checkpoint, stages, shown)
+                    self._start(finished.ticket, up)
                     return
             trial = replace(
                 trial,
@@ -176,6 +183,22 @@ class Driver:
             return False
         front = [s for s in self._history[LAST].values() if s.violation <= 0]
         return goes_on(rung, plan_id, self._history, front, self._max_drop)
+
+    def _waited_for_disk(self) -> bool:
+        """Whether the disk had trouble; if so it is over, or the budget is.
+
+        Raises:
+            OutOfTimeError: the budget is used up.
+        """
+        trouble = disk_trouble(self._folder)
+        if trouble is None:
+            return False
+        self._progress.note(f"The search waits, since {trouble}.")
+        while disk_trouble(self._folder) is not None:
+            time.sleep(DISK_PAUSE_S)
+            self._clock.check()
+        self._progress.note("The disk can be written to again; the search goes on.")
+        return True
 
     def _relative(self, model: Path | None) -> Path | None:
         """Files are named relative to the study's folder, which may be moved."""

@@ -3,6 +3,7 @@
     SearchError                 exit code 1
     ├── InputError              exit code 2: what was given breaks a rule; nothing was started
     ├── StudyError              exit code 2: the study on disk can't be used as asked
+    ├── StorageError            exit code 1: the storage was away for too long; resume
     └── TrialsFailedError       exit code 1: trial after trial raised; the study is kept
 
 Every message states the rule, the value and the remedy, in one line. Infeasible is not an
@@ -28,6 +29,10 @@ class StudyError(SearchError):
     """An existing study can't be used in the way that was asked."""
 
     exit_code = 2
+
+
+class StorageError(SearchError):
+    """The study's storage takes no results; what it took before is kept."""
 
 
 class TrialsFailedError(SearchError):

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,11 @@ class StudyFolder:
     def identity(self) -> Path:
         """What the study is a study of."""
         return self.path / "study.json"
+
+    @property
+    def id(self) -> str:
+        """What tells this folder from others of its name; there once its identity is written."""
+        return str(json.loads(self.identity.read_text())["id"])
 
 
 def open_folder(runs: Path, study: str | None, resume: bool, default: str) -> StudyFolder:
@@ -136,7 +142,8 @@ def check_identity(folder: StudyFolder, identity: Mapping[str, str]) -> None:
         compare_identity(folder, identity)
         return
     part = folder.identity.with_suffix(".part")
-    part.write_text(json.dumps({"version": FOLDER_VERSION, **identity}, indent=2))
+    kept = {"version": FOLDER_VERSION, "id": uuid.uuid4().hex, **identity}
+    part.write_text(json.dumps(kept, indent=2))
     part.replace(folder.identity)
 
 

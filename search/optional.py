@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from types import ModuleType
 
 from search.errors import InputError
 
 
-def import_optional(package: str, purpose: str) -> ModuleType:
-    """The package.
+def import_optional(package: str, purpose: str, install: str | None = None) -> ModuleType:
+    """The package. ``install`` is what pip calls it, where that is something else.
 
     Raises:
         InputError: it isn't installed; says how to.
@@ -21,5 +22,5 @@ def import_optional(package: str, purpose: str) -> ModuleType:
             raise
         raise InputError(
             f"{purpose} needs the package {error.name}, which is not installed; "
-            f"run: pip install {error.name}"
+            f"run: pip install {shlex.quote(install or error.name)}"
         ) from error

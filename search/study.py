@@ -8,6 +8,8 @@ is nothing to repair after a crash, and a sampler's questions never wait for a d
 from __future__ import annotations
 
 import hashlib
+import logging
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,10 +27,13 @@ from evaluators import Evaluation
 from search.errors import StudyError
 from search.rungs import Seen
 from search.samplers import make_sampler
+from search.storage import StoredStudy
 from search.trial import Trial
 from spaces import CompressionPlan
 from spaces.dimension import Dimension, ParamValue, Real
 from spaces.space import SearchSpace
+
+log = logging.getLogger(__name__)
 
 STUDY_VERSION = 3
 WORST_ACCURACY = 0.0
@@ -64,8 +69,17 @@ class Study:
         sampler: str,
         seed: int,
         model: Model | None = None,
+        owner: str | None = None,
+        note: Callable[[str], None] = log.warning,
     ) -> None:
-        """``model`` proposes plans from the trials so far, beside the sampler's."""
+        """``model`` proposes plans from the trials so far, beside the sampler's.
+
+        ``owner`` identifies the folder with the study's files, ``note`` takes sentences for the
+        person.
+
+        Raises:
+            StudyError: the storage has a study of that name that is another one.
+        """
         self._space = space
         self._metric = metric
         self._sampler = sampler
@@ -75,12 +89,7 @@ class Study:
         self._proposals: list[tuple[CompressionPlan, str]] = []
         self._asks = 0
         self._memory = optuna.create_study(directions=["maximize", "minimize"])
-        self._stored = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            directions=["maximize", "minimize"],
-            load_if_exists=True,
-        )
+        self._stored = StoredStudy(storage, name, owner, note)
         self.trials: list[Trial] = []
         self.elapsed_s = 0.0  # time used when the last trial was told
         self._known: dict[str, Trial] = {}
@@ -156,8 +165,9 @@ class Study:
         self._remember(trial)
 
     def _store(self, frozen: FrozenTrial, attributes: Mapping[str, Any]) -> None:
-        frozen.user_attrs = {**frozen.user_attrs, **attributes, "asks": self._asks}
-        self._stored.add_trial(frozen)
+        kept = {**attributes, "asks": self._asks, "key": uuid.uuid4().hex}
+        frozen.user_attrs = {**frozen.user_attrs, **kept}
+        self._stored.add(frozen)
 
     def _tell_sampler(self, ask: Ask, trial: Trial) -> FrozenTrial:
         """A rejected plan is told with the worst accuracy and its violation, so that the
@@ -178,7 +188,7 @@ class Study:
         self._known[trial.plan.plan_id] = trial
 
     def _restore(self) -> None:
-        frozen = self._stored.get_trials(deepcopy=False)
+        frozen = self._stored.trials
         for each in frozen:
             if "trial" in each.user_attrs:
                 self._remember(trial_from_json(each.user_attrs["trial"]))
@@ -190,23 +200,6 @@ class Study:
         """Every ask has its own seed, so that a resumed study goes on as an uninterrupted one."""
         text = f"{self._seed}:{self._asks}"
         return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
-
-
-def sqlite_storage(path: Path) -> optuna.storages.RDBStorage:
-    """The study's file.
-
-    Raises:
-        StudyError: the file can't be opened or written.
-    """
-    try:
-        return optuna.storages.RDBStorage(
-            f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}
-        )
-    except Exception as error:
-        raise StudyError(
-            f"the study's file must be a readable and writable SQLite database, but {path} is "
-            f"not ({type(error).__name__}); choose another --study or --output"
-        ) from error
 
 
 def trial_to_json(trial: Trial) -> dict[str, Any]:

@@ -22,10 +22,19 @@ WAIT_S = 60.0
 
 
 def open_fake(argument: Any) -> Callable[[Mapping[str, Any], Listen], dict[str, Any]]:
-    """A worker's runner; the argument is of no use to it, but must arrive."""
-    if argument == "unable":
-        raise RuntimeError("no such device")
-    return run
+    """A worker's runner. The argument may say how long jobs sleep and where to write who works."""
+    argument = argument or {}
+    if "unable" in argument:
+        raise RuntimeError(argument["unable"])
+    if "pids" in argument:
+        with Path(argument["pids"]).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def sleep_and_run(job: Mapping[str, Any], listen: Listen) -> dict[str, Any]:
+        time.sleep(argument.get("sleep_s", 0))
+        return run(job, listen)
+
+    return sleep_and_run
 
 
 def run(job: Mapping[str, Any], listen: Listen) -> dict[str, Any]:

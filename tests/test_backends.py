@@ -144,7 +144,7 @@ def test_warnings_of_workers_are_noted_once() -> None:
 
 
 def test_worker_that_cannot_start_ends_the_search_with_a_sentence() -> None:
-    with contextlib.closing(processes(2, argument="unable")) as backend:
+    with contextlib.closing(processes(2, argument={"unable": "no such device"})) as backend:
         backend.submit(0, fake_job())
         with pytest.raises(SearchError, match=r"no such device .*--workers 1"):
             backend.next()

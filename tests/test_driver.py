@@ -15,7 +15,8 @@ from search.errors import TrialsFailedError
 from search.limits import Limits
 from search.progress import NullProgress
 from search.rungs import LAST, RUNGS
-from search.study import Ask, Study, sqlite_storage
+from search.storage import sqlite_storage
+from search.study import Ask, Study
 from search.tracking.tracker import NullTracker
 from search.trial import Trial
 from search.worker import Job

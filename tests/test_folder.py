@@ -46,7 +46,7 @@ def test_new_study_has_its_folders(tmp_path: Path) -> None:
     assert folder.plans.is_dir()
     assert folder.scratch.is_dir()
     kept = json.loads(folder.identity.read_text())
-    assert kept == {"version": FOLDER_VERSION, **IDENTITY}
+    assert kept == {"version": FOLDER_VERSION, "id": folder.id, **IDENTITY}
 
 
 def test_name_is_made_from_target_and_time_when_none_is_given(tmp_path: Path) -> None:

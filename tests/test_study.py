@@ -16,7 +16,8 @@ from search.errors import StudyError
 from search.limits import Limits
 from search.rungs import Seen
 from search.samplers import SAMPLERS
-from search.study import Ask, Study, sqlite_storage, trial_from_json, trial_to_json
+from search.storage import sqlite_storage
+from search.study import Ask, Study, trial_from_json, trial_to_json
 from search.trial import Trial
 from spaces import CompressionPlan
 
