@@ -1,0 +1,334 @@
+"""Training: batches, rates, losses, what may be put on and taken off, and the teacher's part."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import space_of
+from networks import CLASSES, IMAGE, Residual, seeded
+from torch import nn
+from torch.nn import functional
+
+from search.augment import mirrored, shifted
+from search.task import DataSet, Preprocess, Split, Task
+from search.teacher import VIEWS, baseline_weights, mirror_axes, teacher_views
+from search.train import (
+    Hardware,
+    TrainSettings,
+    Views,
+    rate_factor,
+    recalibrate,
+    steps_per_epoch,
+    train,
+)
+from spaces import fakequant
+from spaces.distillation import DEFAULT, TECHNIQUE, distillation_loss
+from spaces.technique import LossInputs
+
+CPU = Hardware(torch.device("cpu"), bfloat16=False)
+PREPROCESS = Preprocess(IMAGE[1:], IMAGE[0], (0.5,) * 3, (0.25,) * 3)
+
+
+def bright_and_dark(count: int, seed: int = 0) -> Split:
+    """Images whose class is how bright they are: easy to learn, also upside down."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    pixels = random.normal(0, 20, (count, *IMAGE)) + 30 + 60 * labels[:, None, None, None]
+    return Split(pixels.clip(0, 255).astype(np.uint8), labels.astype(np.int64))
+
+
+def views_of(split: Split, views: int = 2) -> Views:
+    images = torch.from_numpy(split.images).expand(views, *split.images.shape)
+    labels = torch.from_numpy(split.labels)
+    return Views(images, 8 * functional.one_hot(labels).float().expand(views, -1, -1), labels)
+
+
+def task_of(weights: dict[str, torch.Tensor] | None = None, count: int = 160) -> Task:
+    data = DataSet(
+        "bright",
+        bright_and_dark(count),
+        bright_and_dark(32, 1),
+        bright_and_dark(32, 2),
+        bright_and_dark(32, 3),
+        tuple("abcd"),
+        PREPROCESS,
+        "f" * 64,
+    )
+    return Task("tests:residual", lambda: Residual().eval(), weights, data)
+
+
+def loss(batch: LossInputs) -> torch.Tensor:
+    return distillation_loss(batch, **DEFAULT)
+
+
+def right(model: nn.Module, split: Split) -> float:
+    with torch.no_grad():
+        logits = model(torch.from_numpy(PREPROCESS.apply(split.images)))
+    return float((logits.argmax(1).numpy() == split.labels).mean())
+
+
+def test_training_learns_from_the_teacher() -> None:
+    model = seeded(Residual)
+    assert right(model, bright_and_dark(64, 9)) < 0.6
+    settings = TrainSettings(8, batch_size=32)
+    train(model, views_of(bright_and_dark(160)), PREPROCESS, loss, settings, CPU, lambda _: None)
+    assert not model.training
+    assert right(model, bright_and_dark(64, 9)) > 0.9
+
+
+def test_same_seed_trains_the_same_and_another_does_not() -> None:
+    found = []
+    for seed in (1, 1, 2):
+        model = seeded(Residual)
+        settings = TrainSettings(1, batch_size=32, seed=seed)
+        train(
+            model, views_of(bright_and_dark(96)), PREPROCESS, loss, settings, CPU, lambda _: None
+        )
+        found.append(model.get_submodule("head").weight.detach().clone())
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(2, 6), (0.5, 2), (0.01, 1)])
+def test_epochs_may_be_fractions(epochs: float, steps: int) -> None:
+    told: list[float] = []
+    settings = TrainSettings(epochs, batch_size=32)
+    train(
+        seeded(Residual),
+        views_of(bright_and_dark(80)),
+        PREPROCESS,
+        loss,
+        settings,
+        CPU,
+        told.append,
+    )
+    assert told == pytest.approx([(i + 1) / steps for i in range(steps)])
+
+
+def test_callback_may_stop_training() -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: float) -> None:
+        if done >= 0.5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(
+            seeded(Residual),
+            views_of(bright_and_dark(64)),
+            PREPROCESS,
+            loss,
+            TrainSettings(4, batch_size=32),
+            CPU,
+            stop,
+        )
+
+
+def test_constraint_is_put_on_once_at_its_time_and_the_optimizer_goes_on() -> None:
+    model, steps = seeded(Residual), []
+    at: list[int] = []
+
+    def constrain(student: nn.Module) -> None:
+        at.append(len(steps))
+        fakequant.insert(student, {"stem.0": 8, "head": 8})
+
+    settings = TrainSettings(4, batch_size=32)
+    train(
+        model,
+        views_of(bright_and_dark(160)),
+        PREPROCESS,
+        loss,
+        settings,
+        CPU,
+        steps.append,
+        constrain=constrain,
+        constrain_at=0.6,
+    )
+    assert at == [12]
+    assert len(steps) == 20
+    fakequant.remove(model)
+    before = seeded(Residual).get_submodule("head").weight
+    assert not torch.equal(model.get_submodule("head").weight, before)
+    assert right(model, bright_and_dark(64, 9)) > 0.5
+
+
+def test_batches_hold_every_image_once_and_no_single_one() -> None:
+    """Batch norm needs two values, so that a batch of one is left out."""
+    views = views_of(bright_and_dark(65))
+    batches = list(views.batches(32, torch.Generator().manual_seed(0)))
+    assert [len(labels) for _, _, labels in batches] == [32, 32]
+    assert len(batches) == steps_per_epoch(65, 32)
+    assert steps_per_epoch(66, 32) == 3
+    assert steps_per_epoch(64, 32) == 2
+    numbered = replace(views, labels=torch.arange(65))
+    seen = torch.cat([labels for _, _, labels in numbered.batches(32, torch.Generator())])
+    assert len(seen.unique()) == 64
+
+
+def test_logits_are_those_of_the_view_that_is_shown() -> None:
+    images = torch.arange(12).reshape(3, 4, 1, 1, 1).to(torch.uint8)
+    views = Views(images, torch.arange(12.0).reshape(3, 4, 1), torch.zeros(4, dtype=torch.int64))
+    for pixels, logits, _ in views.batches(4, torch.Generator().manual_seed(5)):
+        assert pixels.flatten().tolist() == logits.flatten().tolist()
+
+
+def test_rate_warms_up_and_fades_out() -> None:
+    assert rate_factor(0.0, 0.1) == 0.05
+    assert rate_factor(0.05, 0.1) == 0.5
+    assert rate_factor(0.1, 0.1) == 1.0
+    assert rate_factor(0.55, 0.1) == pytest.approx(0.5)
+    assert rate_factor(1.0, 0.1) == pytest.approx(0.0)
+
+
+def test_distillation_loss_is_hintons() -> None:
+    student, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    batch = LossInputs(student, teacher, torch.tensor([0]))
+    p = 1 / (1 + math.exp(-1))  # of the larger one, at temperature 2
+    divergence = p * math.log(p / (1 - p)) + (1 - p) * math.log((1 - p) / p)
+    hard = math.log(1 + math.exp(-2))
+    expected = 0.25 * hard + 0.75 * 4 * divergence
+    assert distillation_loss(batch, 2.0, 0.75).item() == pytest.approx(expected, rel=1e-5)
+    assert distillation_loss(batch, 2.0, 0.0).item() == pytest.approx(hard, rel=1e-5)
+    same = LossInputs(student, student, torch.tensor([0]))
+    assert distillation_loss(same, 3.0, 1.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_planned_distillation_is_what_trains() -> None:
+    space = space_of()
+    values = space.encode(space.decode(space.encode(space.canonical({}))))
+    values |= {"distillation/temperature": 2.04, "distillation/weight": 0.251}
+    setting = space.decode(values).settings["distillation"]
+    assert setting == {"temperature": 2.0, "weight": 0.25}
+    hooks = TECHNIQUE.bind(setting)
+    assert hooks.loss is not None
+    batch = LossInputs(torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
+    assert torch.equal(hooks.loss(batch), distillation_loss(batch, 2.0, 0.25))
+
+
+def test_recalibration_gives_batch_norms_the_datas_statistics() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3), nn.Flatten(), nn.Linear(432, 2))
+    split = bright_and_dark(256)
+    weight = model[2].weight.detach().clone()
+    recalibrate(model, views_of(split), PREPROCESS, CPU)
+    pixels = PREPROCESS.apply(split.images)
+    found = model[0].running_mean.numpy()
+    np.testing.assert_allclose(found, pixels.mean((0, 2, 3)), atol=0.01)
+    np.testing.assert_allclose(model[0].running_var.numpy(), pixels.var((0, 2, 3)), rtol=0.02)
+    assert model[0].momentum == 0.3
+    assert not model.training
+    assert torch.equal(model[2].weight, weight)
+
+
+def test_recalibration_leaves_networks_without_batch_norm_alone() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 2))
+    before = copy.deepcopy(model.state_dict())
+    recalibrate(model, views_of(bright_and_dark(64)), PREPROCESS, CPU)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_network_input_is_that_of_the_bundle() -> None:
+    split = bright_and_dark(8)
+    found = CPU.network_input(torch.from_numpy(split.images), PREPROCESS)
+    np.testing.assert_allclose(found.numpy(), PREPROCESS.apply(split.images), atol=1e-6)
+
+
+def test_threads_follow_the_work_and_are_given_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with CPU.threads(macs=1e6, batch_size=64):
+            assert torch.get_num_threads() == 1
+        with CPU.threads(macs=1e10, batch_size=64):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_baseline_is_trained_once_and_kept_by_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPRESSION_SEARCH_CACHE", str(tmp_path))
+    told: list[float] = []
+    first = baseline_weights(task_of(), 0, CPU, told.append)
+    assert told[-1] == 1.0
+    assert right(_loaded(first), bright_and_dark(64, 9)) > 0.8
+    told.clear()
+    again = baseline_weights(task_of(), 0, CPU, told.append)
+    assert told == []
+    assert all(torch.equal(first[k], v) for k, v in again.items())
+    (kept,) = (tmp_path / "baselines").iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])  # as a full disk leaves it
+    mended = baseline_weights(task_of(), 0, CPU, told.append)
+    assert told[-1] == 1.0
+    assert all(torch.equal(first[k], v) for k, v in mended.items())
+    told.clear()
+    baseline_weights(task_of(), 1, CPU, told.append)
+    assert told != []
+
+
+def _loaded(weights: object) -> nn.Module:
+    model = Residual()
+    model.load_state_dict(weights)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def test_own_weights_are_never_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPRESSION_SEARCH_CACHE", str(tmp_path))
+    weights = seeded(Residual).state_dict()
+    assert baseline_weights(task_of(weights), 0, CPU, lambda _: None) is weights
+    assert not list(tmp_path.iterdir())
+
+
+def test_teacher_sees_the_plain_images_first_and_answers_each_view() -> None:
+    task, teacher = task_of(count=40), seeded(Residual)
+    views = teacher_views(task, teacher, CPU, seed=0)
+    assert views.images.shape == (VIEWS, 40, *IMAGE)
+    assert torch.equal(views.images[0], torch.from_numpy(task.data.train.images))
+    for pixels, logits in zip(views.images, views.logits, strict=True):
+        with torch.no_grad():
+            torch.testing.assert_close(teacher(CPU.network_input(pixels, PREPROCESS)), logits)
+
+
+def test_images_are_mirrored_where_the_teacher_does_not_mind() -> None:
+    class TopHalf(nn.Module):
+        """Sees how bright the upper half is: blind to left and right, not to up and down."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bright = x[:, :, : IMAGE[1] // 2].mean((1, 2, 3))
+            return torch.stack([-bright, bright], 1)
+
+    labels = np.arange(40) % 2
+    images = np.full((40, *IMAGE), 128, np.uint8)
+    images[:, :, :6] += (100 * labels[:, None, None, None] - 50).astype(np.int8).view(np.uint8)
+    images[:, :, 6:] += (50 - 100 * labels[:, None, None, None]).astype(np.int8).view(np.uint8)
+    task = task_of()
+    task = replace(task, data=replace(task.data, calibration=Split(images, labels)))
+    assert mirror_axes(task, TopHalf(), CPU) == (3,)
+
+
+def test_shifts_are_small_and_each_images_own() -> None:
+    images = torch.zeros(50, 1, 32, 32, dtype=torch.uint8)
+    images[:, :, 16, 16] = 255
+    moved = shifted(images, torch.Generator().manual_seed(0))
+    places = (moved == 255).nonzero()[:, 2:]
+    assert moved.shape == images.shape
+    assert moved.dtype == torch.uint8
+    assert (places - 16).abs().max() == 2  # a sixteenth of 32
+    assert len(places.unique(dim=0)) > 10
+
+
+def test_mirroring_turns_about_half_of_the_images() -> None:
+    images = torch.arange(4, dtype=torch.uint8).reshape(1, 1, 2, 2).expand(400, 1, 2, 2)
+    found = mirrored(images, (3,), torch.Generator().manual_seed(0))
+    turned = (found == images.flip(3)).flatten(1).all(1)
+    assert torch.logical_or(turned, (found == images).flatten(1).all(1)).all()
+    assert 150 < int(turned.sum()) < 250
+    assert torch.equal(mirrored(images, (), torch.Generator()), images)
