@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
 STATE_VERSION = 1
 POLL_S = 0.5
@@ -307,11 +308,18 @@ def _outcomes(refusals: bool) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        why = " ".join(str(error).split())[:300]
+        said = _masked(str(error))
+        print(f"{type(error).__name__}: {said}", file=sys.stderr)
+        why = " ".join(said.split())[:300]
         if refusals and getattr(error, "error_code", None) in REFUSALS:
             raise Refused(why) from error
         raise Away(why) from error
+
+
+def _masked(text: str) -> str:
+    """Without the user and password of the store's address, which errors repeat."""
+    secret = urlsplit(os.environ["MLFLOW_TRACKING_URI"]).netloc.rpartition("@")[0]
+    return text.replace(f"{secret}@", "***@") if secret else text
 
 
 def _name(record: Record) -> str:
