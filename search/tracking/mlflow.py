@@ -147,10 +147,10 @@ class MlflowTracker:
         try:
             while sender.poll() is None and time.monotonic() < give_up:
                 time.sleep(0.05)
-                if time.monotonic() > say_so:
+                if time.monotonic() > say_so and (left := self._unsent()):
                     say_so = give_up
                     self._note(
-                        f"Sending {self._unsent()} records to MLflow, for at most "
+                        f"Sending {left} records to MLflow, for at most "
                         f"{words.duration(CLOSE_WITHIN_S)}."
                     )
             self._listen()
