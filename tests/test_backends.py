@@ -198,7 +198,7 @@ def test_backends_are_found_by_name_and_a_wrong_one_is_refused() -> None:
 
 def test_local_backend_refuses_an_address() -> None:
     with pytest.raises(InputError, match="--backend ray"):
-        find_backend("local").check(Resources(2, address="auto"))
+        find_backend("local").check(Resources(2, address="auto"), load_profile("arm"), None)
 
 
 def a_bench(folder: Path) -> Workbench:
@@ -248,8 +248,11 @@ def test_worker_process_gives_the_outcome_of_the_driver(tmp_path: Path) -> None:
     assert found.error is None
     assert found.outcome is not None
     assert found.outcome.model == tmp_path / "plans" / plan.plan_id / "model.onnx"
-    for figure in ("accuracy", "drop", "latency_ms", "size_bytes", "macs"):
+    for figure in ("accuracy", "drop", "size_bytes", "macs"):
         assert found.outcome.evaluation[figure] == expected.evaluation[figure]
+    # Emulated counts repeat within a fraction of a percent, not to the last instruction.
+    latency_ms = expected.evaluation.value("latency_ms")
+    assert found.outcome.evaluation.value("latency_ms") == pytest.approx(latency_ms, rel=0.01)
     assert expected.model is not None
     assert found.outcome.model.read_bytes() == expected.model.read_bytes()
 
