@@ -25,13 +25,18 @@ def run(script: str, *signals: tuple[str, int], ignored: bool = False) -> tuple[
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if ignored else None,
+        # Not as inherited: what a shell starts in the background ignores the signal.
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL
+        ),
     )
     assert process.stdout is not None
     lines = []
     for awaited, number in signals:
         while not lines or lines[-1] != awaited:
-            lines.append(process.stdout.readline().rstrip())
+            line = process.stdout.readline()
+            assert line, f"ended before {awaited!r}: {lines}"
+            lines.append(line.rstrip())
         process.send_signal(number)
     began = time.monotonic()
     rest, _ = process.communicate(timeout=30)
