@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help search test check emulator clean
+.PHONY: help search test cluster-test check emulator clean
 
 help:
 	@echo "make search    set up, then search on the embedded default (digits, ResNet18, arm)"
 	@echo "make test      set up, then run lint, types and tests"
+	@echo "make cluster-test  run what needs a Ray cluster, PostgreSQL and an MLflow server"
 	@echo "make emulator  set up the ARM emulator (Linux on x86-64): estimates within a few percent"
 	@echo "make clean     remove the environment and caches of tools"
 
@@ -26,6 +27,10 @@ test: check
 	@command -v dpkg-query >/dev/null && scripts/debian-packages || echo "not Debian: tests that need more than Python say so"
 	@$(BIN)/python -m hardware_profiles emulator install || test -z "$$CI"
 	$(BIN)/python -m pytest
+
+cluster-test: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[ray,postgres]'
+	$(BIN)/python -m pytest --timeout 900 tests/cluster
 
 check: $(STAMP)
 	$(BIN)/ruff check .

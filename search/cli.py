@@ -142,7 +142,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--backend", default="local", metavar="NAME", help="local (default) or ray")
     add("--address", metavar="URL", help="of a Ray cluster: auto or ray://HOST:PORT")
-    add("--gpus-per-trial", type=_positive, default=0.0, metavar="X", help="of a Ray cluster")
+    add(
+        "--gpus-per-trial",
+        type=_amount,
+        metavar="X",
+        help="of a Ray cluster (default: its GPUs / workers, at most one)",
+    )
 
     add = parser.add_argument_group("where it goes").add_argument
     add("--study", metavar="NAME", help="name of the study and its folder")
@@ -218,7 +223,7 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
     from search.tracking.mlflow import MlflowTracker, resolve_tracking_uri
 
     resources = Resources(args.workers, args.cpus_per_trial, args.gpus_per_trial, args.address)
-    find_backend(args.backend).check(resources)
+    find_backend(args.backend).check(resources, profile, args.device)
 
     use_folder(os.getcwd())  # a person's own module lies where they stand
     task = load_task(
@@ -353,6 +358,13 @@ def _seed(text: str) -> int:
     if not text.isdigit() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^32-1, got {text!r}")
     return int(text)
+
+
+def _amount(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be zero or above, got {text}")
+    return value
 
 
 def _count(text: str) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from hardware_profiles import HardwareProfile
     from search.worker import Job, Outcome, Workbench
 
 ENTRY_POINTS = "compression_search.backends"
@@ -29,12 +30,13 @@ class Finished:
 class Resources:
     """What trials may use. None for ``cpus_per_trial``: an equal share of the machine.
 
-    ``gpus_per_trial`` may be a part of one. ``address`` is a cluster's.
+    ``gpus_per_trial`` may be a part of one; None: a share of the GPUs that there are.
+    ``address`` is a cluster's.
     """
 
     workers: int = 1
     cpus_per_trial: int | None = None
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float | None = None
     address: str | None = None
 
 
@@ -69,8 +71,8 @@ class BackendKind(Protocol):
 
     name: str  # what ``--backend`` takes
 
-    def check(self, resources: Resources) -> None:
-        """Looks whether it can be used like this, before anything is begun.
+    def check(self, resources: Resources, profile: HardwareProfile, device: str | None) -> None:
+        """Looks whether it can be used like this, for this target, before anything is begun.
 
         Raises:
             InputError: a package is missing, or an option makes no sense.

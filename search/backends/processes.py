@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from evaluators.tier import tier
+from hardware_profiles import HardwareProfile
 from hardware_profiles.host import usable_cores
 from search.backends.backend import Backend, Finished, Listen, Resources
 from search.backends.inline import InlineBackend
@@ -49,7 +50,7 @@ class Local:
 
     name = "local"
 
-    def check(self, resources: Resources) -> None:
+    def check(self, resources: Resources, profile: HardwareProfile, device: str | None) -> None:
         """Raises InputError for options of a cluster."""
         if resources.address is not None:
             raise InputError(

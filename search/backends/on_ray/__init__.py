@@ -1,0 +1,1 @@
+"""What runs inside a Ray cluster. Imports ray, so imported only by those who use it."""

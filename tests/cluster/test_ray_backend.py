@@ -1,0 +1,52 @@
+"""The Ray backend on a cluster of one node, started for these tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from backend_contract import BackendContract, Make, ignore
+
+from search.backends import Listen, Resources
+from search.backends.ray import ENVIRONMENT, RayBackend
+
+TESTS = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+def on_ray(
+    folder: Path, workers: int, listen: Listen = ignore, notes: list[str] | None = None
+) -> RayBackend:
+    import ray
+
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000
+    )
+    said = notes if notes is not None else []
+    opener = "fake_jobs:open_fake"
+    return RayBackend(opener, {}, Resources(workers), folder, listen, said.append)
+
+
+class TestRay(BackendContract):
+    workers = 2
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Iterator[Make]:
+        with contextlib.ExitStack() as stack:
+
+            def made(listen: Listen) -> RayBackend:
+                backend = on_ray(tmp_path, self.workers, listen)
+                stack.callback(backend.close)
+                return backend
+
+            yield made
