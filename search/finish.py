@@ -23,6 +23,7 @@ from hardware_profiles.emulator import EmulatorError
 from search import proof
 from search.limits import Limits
 from search.pareto import ParetoFront, Point
+from search.report import words
 from search.result import Finalist
 from search.task import DataSet, Metric
 from search.trial import Trial
@@ -208,25 +209,27 @@ def blocking(trials: Sequence[Trial], limits: Limits, ceilings: Mapping[str, flo
     if any(t.feasible for t in known):
         return []
     sentences = []
-    for name in {name for t in known for name, v in t.violations.items() if v > 0}:
+    for name in sorted({name for t in known for name, v in t.violations.items() if v > 0}):
+        limit = limits.max_drop if name == "drop" else ceilings[name]
+        least = min((t for t in known if name in t.violations), key=lambda t: _value(t, name))
+        untrained = ", untrained" if least.state == "rejected" else ""
+        sentence = (
+            f"{name} is limited to {_told(name, limit)}; the least of all plans is "
+            f"{_told(name, _value(least, name))} (trial {least.number}{untrained})"
+        )
         alone = [
             t
             for t in known
-            if t.state == "complete"
-            and t.violations.get(name, 0) > 0
-            and all(v <= 0 for other, v in t.violations.items() if other != name)
+            if t.state == "complete" and [n for n, v in t.violations.items() if v > 0] == [name]
         ]
-        limit = limits.max_drop if name == "drop" else ceilings[name]
-        if not alone:
-            sentences.append(f"{name} is over its limit of {limit:g} together with others.")
-            continue
-        nearest = min(alone, key=lambda t: t.violations[name])
-        assert nearest.evaluation is not None
-        sentences.append(
-            f"{name} is limited to {limit:g}; relaxed to {nearest.evaluation.value(name):.4g}, "
-            f"trial {nearest.number} would be feasible at {_latency(nearest):.4g} ms."
-        )
-    return sorted(sentences)
+        if alone:
+            nearest = min(alone, key=lambda t: t.violations[name])
+            sentence += (
+                f"; relaxed to {_told(name, _value(nearest, name))}, trial {nearest.number} would "
+                f"be feasible at {words.latency(_latency(nearest))}"
+            )
+        sentences.append(f"{sentence}.")
+    return sentences
 
 
 def _worst(trial: Trial, limits: Limits) -> float:
@@ -235,6 +238,17 @@ def _worst(trial: Trial, limits: Limits) -> float:
     return max(v / scale if name == "drop" else v for name, v in trial.violations.items())
 
 
-def _latency(trial: Trial) -> float:
+def _told(name: str, value: float) -> str:
+    """A figure with its unit, as people read it."""
+    if name == "drop":
+        return words.points(value)
+    return words.size(value) if name.endswith("_bytes") else words.latency(value)
+
+
+def _value(trial: Trial, name: str) -> float:
     assert trial.evaluation is not None
-    return trial.evaluation.value("latency_ms")
+    return trial.evaluation.value(name)
+
+
+def _latency(trial: Trial) -> float:
+    return _value(trial, "latency_ms")

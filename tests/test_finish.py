@@ -1,0 +1,208 @@
+"""The end: who is on the front, who wins, and what stood in the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import sample_data, tiny_onnx
+
+from evaluators import Evaluation, EvaluationContext, Measurement
+from evaluators.drop import drop_bound_of_counts
+from evaluators.sessions import logits
+from hardware_profiles import load_profile
+from search.finish import (
+    TestSplit,
+    blocking,
+    front_of,
+    near_misses,
+    prove_drop,
+    strongest_simple,
+)
+from search.limits import Limits
+from search.task import DataSet
+from search.trial import State, Trial
+from spaces import CompressionPlan
+
+LIMITS = Limits(0.03)
+PROFILE = load_profile("raspberry-pi-4b")
+
+
+def trial(
+    number: int,
+    accuracy: float,
+    latency_ms: float,
+    origin: str = "warm",
+    state: State = "complete",
+    limits: Limits = LIMITS,
+    **others: float,
+) -> Trial:
+    """A trial of 1,000 validation images with a baseline of 90 %."""
+    lost = round(1000 * max(0.90 - accuracy, 0))
+    figures = {"latency_ms": latency_ms, **others}
+    if state == "complete":
+        figures |= {"accuracy": accuracy, "drop": 0.90 - accuracy}
+    gained = round(1000 * max(accuracy - 0.90, 0))
+    detail = {"lost": lost, "gained": gained, "images": 1000, "method": "exact"}
+    if state == "complete":
+        figures["drop_bound"] = drop_bound_of_counts(lost, gained, 1000, 0.95).bound
+    evaluation = Evaluation.of(
+        Measurement(name, value, "", "estimated", "made up for a test", detail=detail)
+        for name, value in figures.items()
+    )
+    plan = CompressionPlan({"made_up": {"number": number}} if number else {})
+    violations = limits.violations(evaluation, PROFILE)
+    model = Path(f"plans/{number}.onnx") if state == "complete" else None
+    return Trial(number, plan, state, origin, evaluation, violations, None, {}, model)
+
+
+def test_front_holds_what_nothing_beats_fastest_first() -> None:
+    trials = [
+        trial(0, 0.90, 10.0, "baseline:fp32"),
+        trial(1, 0.89, 5.0),
+        trial(2, 0.88, 6.0),  # slower and worse than 1
+        trial(3, 0.40, 1.0),  # infeasible, and still on the front
+        trial(4, 0.89, 5.0),  # as good as 1
+        trial(5, 0.99, 0.1, state="rejected"),
+    ]
+    assert [t.number for t in front_of(trials, "accuracy")] in ([3, 1, 0], [3, 1, 4, 0])
+
+
+def test_strongest_simple_is_the_fastest_feasible_baseline_but_the_untouched_one() -> None:
+    trials = [
+        trial(0, 0.90, 1.0, "baseline:fp32"),
+        trial(1, 0.89, 5.0, "baseline:int8"),
+        trial(2, 0.88, 4.0, "baseline:uniform-50-int8"),
+        trial(3, 0.50, 2.0, "baseline:uniform-75-int8"),
+        trial(4, 0.89, 3.0, "warm"),
+    ]
+    found = strongest_simple(trials)
+    assert found is not None
+    assert found.number == 2
+    assert strongest_simple(trials[:1]) is None
+
+
+def test_near_misses_are_infeasible_and_faster_nearest_first() -> None:
+    trials = [
+        trial(0, 0.90, 10.0),
+        trial(1, 0.89, 5.0),
+        trial(2, 0.80, 3.0),
+        trial(3, 0.86, 4.0),
+        trial(4, 0.85, 6.0),  # slower than the winner
+        trial(5, 0.10, 0.5, state="rejected"),
+    ]
+    assert [t.number for t in near_misses(trials, LIMITS)] == [3, 2]
+
+
+def test_nothing_blocks_when_something_is_feasible() -> None:
+    trials = [trial(0, 0.90, 10.0), trial(1, 0.5, 1.0)]
+    assert blocking(trials, LIMITS, {}) == []
+
+
+def told(trials: list[Trial], limits: Limits) -> list[str]:
+    sentences = blocking(trials, limits, limits.ceilings(PROFILE))
+    return [sentence.replace("\u00a0", " ") for sentence in sentences]
+
+
+def test_blocking_says_how_far_off_and_what_relaxing_would_buy() -> None:
+    limits = Limits(0.03, max_latency_ms=2.0, max_size_bytes=1000)
+    trials = [
+        trial(0, 0.90, 10.0, limits=limits, size_bytes=500),
+        trial(1, 0.89, 5.0, limits=limits, size_bytes=400),
+        trial(2, 0.80, 1.5, limits=limits, size_bytes=300),
+        trial(3, 0.80, 4.0, limits=limits, size_bytes=5000),
+        trial(4, 0.0, 3.0, state="rejected", limits=limits, size_bytes=2000),
+    ]
+    assert told(trials, limits) == [
+        "drop is limited to 3 points; the least of all plans is 0 points (trial 0); relaxed to "
+        "10 points, trial 2 would be feasible at 1.5 ms.",
+        "latency_ms is limited to 2 ms; the least of all plans is 1.5 ms (trial 2); relaxed to "
+        "5 ms, trial 1 would be feasible at 5 ms.",
+        "size_bytes is limited to 1 kB; the least of all plans is 300 B (trial 2).",
+    ]
+
+
+def test_blocking_tells_of_plans_that_were_never_trained() -> None:
+    limits = Limits(0.03, max_size_bytes=1000)
+    trials = [
+        trial(0, 0.90, 10.0, limits=limits, size_bytes=36502),
+        trial(1, 0.0, 1.0, state="rejected", limits=limits, size_bytes=2440),
+    ]
+    assert told(trials, limits) == [
+        "size_bytes is limited to 1 kB; the least of all plans is 2.44 kB (trial 1, untrained); "
+        "relaxed to 36.5 kB, trial 0 would be feasible at 10 ms."
+    ]
+
+
+@pytest.fixture(scope="module")
+def data() -> DataSet:
+    return sample_data(test=900)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, data: DataSet) -> Path:
+    """Files for trials 0 to 3: the first three are one file, the last disagrees with them."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "plans").mkdir()
+    for number in (0, 1, 2):
+        tiny_onnx(folder / f"plans/{number}.onnx", seed=0)
+    tiny_onnx(folder / "plans/3.onnx", seed=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def test_split(folder: Path, data: DataSet) -> TestSplit:
+    """The baseline is right on its own predictions, so that all disagreement is a loss."""
+    model = folder / "plans/0.onnx"
+    images = data.preprocess.apply(data.test.images)
+    right = logits(model, images, PROFILE).argmax(1)
+    data = replace(data, test=replace(data.test, labels=right))
+    context = EvaluationContext(
+        profile=PROFILE,
+        images=data.preprocess.apply(data.validation.images),
+        labels=data.validation.labels,
+        scratch=folder,
+        baseline=model,
+        baseline_predictions=np.zeros(len(data.validation), np.int64),
+    )
+    return TestSplit(data, context, "accuracy", LIMITS.confidence)
+
+
+def test_fastest_proved_finalist_wins(folder: Path, test_split: TestSplit) -> None:
+    trials = [trial(0, 0.90, 10.0), trial(1, 0.90, 2.0), trial(2, 0.89, 1.0)]
+    winner, tested = prove_drop(trials, folder, test_split, LIMITS)
+    assert winner is not None
+    assert winner.trial.number == 2
+    assert winner.proven
+    assert winner.bound.drop == 0.0
+    assert 0 < winner.bound.bound <= 0.03
+    assert all(finalist.proven for finalist in tested)
+    assert test_split.quality(folder / "plans/2.onnx").value("accuracy") == 1.0
+
+
+def test_finalist_that_fails_ends_the_proof_and_the_last_proved_wins(
+    folder: Path, test_split: TestSplit
+) -> None:
+    """Trial 3 is the fastest on validation, but another network on the test images."""
+    trials = [trial(0, 0.90, 10.0), trial(1, 0.90, 2.0), trial(3, 0.88, 0.5)]
+    winner, tested = prove_drop(trials, folder, test_split, LIMITS)
+    assert winner is not None
+    assert winner.trial.number == 1
+    assert winner.proven
+    assert [f.trial.number for f in tested if not f.proven] == [3]
+
+
+def test_fastest_is_delivered_unproven_when_none_is_proved(
+    folder: Path, test_split: TestSplit
+) -> None:
+    winner, _ = prove_drop([trial(3, 0.88, 0.5)], folder, test_split, LIMITS)
+    assert winner is not None
+    assert winner.trial.number == 3
+    assert not winner.proven
+    assert winner.bound.bound > 0.03
+
+
+def test_nothing_wins_when_nothing_is_feasible(folder: Path, test_split: TestSplit) -> None:
+    assert prove_drop([trial(1, 0.5, 1.0)], folder, test_split, LIMITS) == (None, ())
