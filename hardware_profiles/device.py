@@ -3,6 +3,7 @@
     Device()                                        this host, in a fresh process
     parse_device("ssh://pi@board")                  a board, port and keys from ssh's own settings
     parse_device("ssh://pi@board:2222/home/pi/venv/bin/python")   with its own interpreter
+    parse_device("ray:pi4")                         a node of a Ray cluster with that resource
     Device("emulated A72", python=("qemu-aarch64", ..., "python3.11"))
 
 Errors:
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+NODE_SHELL = Path(__file__).with_name("node_shell.py")
 CONNECT_S = 10
 REMOTE_FOLDER = ".cache/compression-search"  # below the login folder
 # Keys only, no questions, known hosts only, nothing forwarded, and a dead link is noticed.
@@ -123,14 +125,18 @@ def file_sha256(path: Path) -> str:
 
 
 def parse_device(url: str) -> Device:
-    """The device that ``--device`` means: ``host`` or ``ssh://[user@]host[:port][/python]``.
+    """The device that ``--device`` means: ``host``, ``ssh://[user@]host[:port][/python]``, or
+    ``ray:RESOURCE`` for the node of a Ray cluster that has a resource.
 
     Raises:
         AddressError: the address is not of this form, or holds a password.
     """
     if url == "host":
         return HOST
-    rule = "--device must be ssh://[user@]board[:port][/path/to/python] or host"
+    rule = "--device must be ssh://[user@]board[:port][/path/to/python], ray:RESOURCE or host"
+    kind, _, resource = url.partition(":")
+    if kind == "ray" and _NAME.fullmatch(resource):
+        return Device(url, (sys.executable, "-P", str(NODE_SHELL), resource), ("python3",))
     try:
         parts = urlsplit(url)
         port = parts.port

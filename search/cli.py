@@ -69,7 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--device",
         metavar="URL",
-        help="measure on a real device: ssh://user@board[:port][/path/to/python]",
+        help="measure on a real device: ssh://user@board[:port][/path/to/python], or ray:RESOURCE "
+        "for a node of the Ray cluster",
     )
     add(
         "--max-drop",
@@ -208,9 +209,6 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
     except ProfileError as error:
         raise InputError(str(error)) from None
 
-    if args.device:
-        _reach(args.device)
-
     from search.app import Request, Search, identity_of
     from search.backends import Resources
     from search.backends.finding import find_backend
@@ -224,6 +222,8 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
 
     resources = Resources(args.workers, args.cpus_per_trial, args.gpus_per_trial, args.address)
     find_backend(args.backend).check(resources, profile, args.device)
+    if args.device:
+        _reach(args.device)
 
     use_folder(os.getcwd())  # a person's own module lies where they stand
     task = load_task(

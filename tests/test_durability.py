@@ -3,129 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
-import time
-from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import fake_jobs
 import lives
 import optuna
 import pytest
 import sqlalchemy
+from durable import check, kept_in, let_live, processes, search_in, shapes
 from fakes import FakeBackend, FakeTime, space_of
-from optuna.trial import TrialState
 
 from search import disk, driver, interruption
-from search.backends import InlineBackend
-from search.backends.messages import job_to_json, outcome_from_json
-from search.backends.processes import ProcessBackend
-from search.baselines import simple_plans
 from search.clock import Clock
 from search.driver import Driver
 from search.errors import StorageError, StudyError
 from search.limits import Limits
 from search.progress import NullProgress
-from search.rungs import RUNGS
 from search.storage import StoredStudy, open_storage, sqlite_storage
-from search.study import Ask, Study, trial_to_json
+from search.study import Ask, Study
 from search.tracking.tracker import NullTracker
-from search.trial import Trial
-from search.worker import Job, Outcome
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-TRIAL_S = 0.015
-
-
-class Acknowledged(NullTracker):
-    """Writes down every trial that the search believes to be kept."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def trial(self, trial: Trial) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps([trial.number, trial.plan.plan_id, trial.state]) + "\n")
-
-
-def search_in(folder: Path, trials: int, workers: int = 1) -> None:
-    """A search whose jobs sleep; killed and called again, it goes on."""
-    study = Study(
-        space_of(),
-        sqlite_storage(folder / "study.db"),
-        "study",
-        metric="accuracy",
-        sampler="tpe",
-        seed=3,
-    )
-    study.propose(simple_plans(space_of()))
-
-    def make_job(ask: Ask, rung: int, checkpoint: Path | None) -> Job:
-        return Job(ask.plan, 4 * RUNGS[rung].share, RUNGS[rung].constrained, checkpoint)
-
-    def run(_ticket: int, job: Job) -> Outcome:
-        done = fake_jobs.open_fake(argument)(job_to_json(job), lambda _stage, _done: None)
-        return outcome_from_json(done)
-
-    argument = {"sleep_s": TRIAL_S, "pids": str(folder / "pids")}
-    backend = InlineBackend(run)
-    if workers > 1:
-        opener = "fake_jobs:open_fake"
-        backend = ProcessBackend(workers, opener, argument, 1, _ignore, lambda _: None)
-    clock = Clock(None, 0.0, time.monotonic())
-    tracker = Acknowledged(folder / "acknowledged")
-    with contextlib.closing(backend):
-        Driver(
-            study, backend, make_job, clock, trials, NullProgress(), tracker, folder, 0.03
-        ).run()
-
-
-def _ignore(_ticket: int, _stage: str, _fraction: float | None) -> None:
-    pass
-
-
-def kept_in(folder: Path) -> list[Trial]:
-    """What a search that is resumed finds; looks at the raw storage, too."""
-    raw = optuna.load_study(study_name="study", storage=sqlite_storage(folder / "study.db"))
-    assert {t.state for t in raw.get_trials()} <= {TrialState.COMPLETE, TrialState.FAIL}
-    return Study(
-        space_of(), sqlite_storage(folder / "study.db"), "study", metric="accuracy",
-        sampler="tpe", seed=3,
-    ).trials  # fmt: skip
-
-
-def check(folder: Path) -> None:
-    """Every acknowledged trial is there, once; no plan and no number is there twice."""
-    kept = [(t.number, t.plan.plan_id, t.state) for t in kept_in(folder)]
-    acknowledged = [tuple(json.loads(x)) for x in (folder / "acknowledged").read_text().split("\n")
-                    if x]  # fmt: skip
-    assert not Counter(acknowledged) - Counter(kept)
-    assert max(Counter(number for number, _, _ in kept).values()) == 1
-    assert max(Counter(plan for _, plan, _ in kept).values()) == 1
-
-
-def shapes(trials: list[Trial]) -> list[object]:
-    """Trials but for what depends on the clock."""
-    return [{**trial_to_json(t), "stages": None} for t in trials]
-
-
-def acknowledged(folder: Path) -> int:
-    path = folder / "acknowledged"
-    return path.read_text().count("\n") if path.exists() else 0
-
-
-def let_live(folder: Path, more: int, moment_s: float, pid: int) -> None:
-    """Waits until there are ``more`` trials, and then for another moment."""
-    until = acknowledged(folder) + more
-    while acknowledged(folder) < until:
-        assert lives.is_alive(pid), (folder / "said").read_text()
-        time.sleep(0.002)
-    time.sleep(moment_s)
+from search.worker import Job
 
 
 def kill(pid: int) -> None:
@@ -142,7 +43,8 @@ def test_search_killed_25_times_tries_the_plans_of_one_that_was_not(tmp_path: Pa
     search_in(whole, trials)
     for _ in range(25):
         pid = lives.begin(lambda: search_in(killed, trials), killed / "said")
-        let_live(killed, draw.randrange(3), draw.uniform(0, 0.06), pid)
+        is_alive = partial(lives.is_alive, pid)
+        let_live(killed, draw.randrange(3), draw.uniform(0, 0.06), is_alive)
         kill(pid)
     assert 10 < len(kept_in(killed)) < trials
     search_in(killed, trials)
@@ -152,19 +54,24 @@ def test_search_killed_25_times_tries_the_plans_of_one_that_was_not(tmp_path: Pa
 
 def test_20_killed_drivers_and_workers_lose_and_repeat_nothing(tmp_path: Path) -> None:
     trials, draw, drivers, workers = 300, random.Random(7), 10, 10
+
+    def life() -> None:
+        search_in(tmp_path, trials, processes(tmp_path, 2))
+
     while drivers + workers:
-        pid = lives.begin(lambda: search_in(tmp_path, trials, workers=2), tmp_path / "said")
+        pid = lives.begin(life, tmp_path / "said")
+        is_alive = partial(lives.is_alive, pid)
         for _ in range(min(workers, draw.randrange(3))):
-            let_live(tmp_path, 1 + draw.randrange(2), draw.uniform(0, 0.03), pid)
+            let_live(tmp_path, 1 + draw.randrange(2), draw.uniform(0, 0.03), is_alive)
             crew = [int(each) for each in (tmp_path / "pids").read_text().split()]
             with contextlib.suppress(ProcessLookupError):
                 os.kill(draw.choice(crew[-2:]), signal.SIGKILL)
                 workers -= 1
-        let_live(tmp_path, draw.randrange(3), draw.uniform(0, 0.06), pid)
+        let_live(tmp_path, draw.randrange(3), draw.uniform(0, 0.06), is_alive)
         kill(pid)
         drivers -= min(drivers, 1)
     trials = len(kept_in(tmp_path)) + 4
-    search_in(tmp_path, trials, workers=2)
+    life()
     check(tmp_path)
     assert sum(t.state != "rejected" for t in kept_in(tmp_path)) == trials
 

@@ -50,6 +50,7 @@ class RayKind:
         import_optional("ray.tune", "--backend ray", "ray[client,default,tune]")
         if resources.address is None:
             return
+        os.environ["RAY_ADDRESS"] = resources.address  # for what measures on a node
         _connect(resources.address, None)
         import ray
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -33,6 +34,7 @@ class JobTrainable(tune.Trainable):  # type: ignore[misc]
         """
         self._board = board
         self._folder = Path(tempfile.mkdtemp(prefix="compression-search-"))
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # to measure on a node
         quiet_libraries()
         logging.getLogger().addHandler(_Warnings(board))
         try:
