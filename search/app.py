@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -22,7 +23,7 @@ from search.backends import Resources
 from search.backends.finding import find_backend
 from search.baselines import UNTOUCHED, simple_plans
 from search.bundle import write_bundle
-from search.clock import Clock
+from search.clock import Clock, OutOfTimeError
 from search.driver import Driver
 from search.errors import InputError
 from search.fingerprint import model_fingerprint
@@ -57,6 +58,9 @@ from spaces.space import SearchSpace
 
 # Training long enough for small data to recover, short enough for large data to be searched.
 EPOCHS_LEAST, EPOCHS_MOST, IMAGES_SEEN = 6, 16, 15_000
+SENSITIVITY = "looking at the sensitivity"
+# Of the budget; once so much is spent, what is left is better spent on trials.
+PREPARATION_SHARE = 0.5
 RESERVE_SHARE, RESERVE_LEAST_S, RESERVE_MOST_S = 0.08, 12.0, 120.0
 VERSIONED = ("torch", "onnxruntime", "onnx", "optuna", "torch-pruning", "numpy")
 
@@ -86,7 +90,7 @@ class Prepared:
 
     bench: Workbench
     space: SearchSpace
-    sensitivity: Sensitivity
+    sensitivity: Sensitivity | None  # None when the budget had no time for it
 
 
 def training_epochs(images: int) -> float:
@@ -139,7 +143,11 @@ def prepare(
     of = [identity["weights"], data.fingerprint, space.dimensions]
     key = json.dumps(of, default=repr, sort_keys=True)
     cached = hashlib.sha256(key.encode()).hexdigest()[:24]
-    with hardware.threads(network.table.macs, settings.batch_size):
+    sensitivity: Sensitivity | None = None
+    with (
+        hardware.threads(network.table.macs, settings.batch_size),
+        contextlib.suppress(OutOfTimeError),
+    ):
         sensitivity = cached_sensitivity(
             cache_folder() / "sensitivity" / f"{cached}.json",
             lambda: measure_sensitivity(
@@ -149,7 +157,7 @@ def prepare(
                 torch.from_numpy(bench.calibration),
                 torch.from_numpy(data.calibration.labels),
                 hardware,
-                lambda done: told("looking at the sensitivity", done),
+                lambda done: told(SENSITIVITY, done),
             ),
         )
     return Prepared(bench, space, sensitivity)
@@ -198,7 +206,9 @@ class Search:
             SearchError: the search could not go on; what was measured is kept.
         """
         prepared = prepare(self._request, self._folder, self._preparing)
-        proposer = Proposer(prepared.space, prepared.sensitivity, self._request.limits)
+        model = None
+        if prepared.sensitivity is not None:
+            model = Proposer(prepared.space, prepared.sensitivity, self._request.limits).next
         study = Study(
             prepared.space,
             open_storage(self._request.storage, self._folder.database),
@@ -206,7 +216,7 @@ class Search:
             metric=self._request.task.metric,
             sampler=self._request.sampler,
             seed=self._request.seed,
-            model=proposer.next,
+            model=model,
             owner=self._folder.id,
             note=self._progress.note,
         )
@@ -253,6 +263,13 @@ class Search:
 
     def _preparing(self, stage: str, fraction: float | None) -> None:
         self._progress.stage(0, stage, fraction)
+        budget_s, spent_s = self._request.budget_s, time.monotonic() - self._began
+        late = budget_s is not None and spent_s > PREPARATION_SHARE * budget_s
+        if stage == SENSITIVITY and late:
+            self._progress.note(
+                "The budget leaves no time to look at the sensitivity: the sampler searches alone."
+            )
+            raise OutOfTimeError
 
     def _baseline(self, study: Study, bench: Workbench, clock: Clock) -> Workbench:
         """Trial 0, the untouched model; then a bench on which all else is compared with it."""

@@ -209,6 +209,10 @@ def blocking(trials: Sequence[Trial], limits: Limits, ceilings: Mapping[str, flo
     if any(t.feasible for t in known):
         return []
     sentences = []
+    if not any(t.plan.settings for t in known):
+        sentences.append(
+            "No candidate was tried before the search ended; raise --budget or --trials."
+        )
     for name in sorted({name for t in known for name, v in t.violations.items() if v > 0}):
         limit = limits.max_drop if name == "drop" else ceilings[name]
         least = min((t for t in known if name in t.violations), key=lambda t: _value(t, name))

@@ -5,6 +5,7 @@ A worker gets a job and gives an outcome; it shares no state with others and is 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import time
@@ -148,8 +149,7 @@ def trial_seed(seed: int, plan: CompressionPlan) -> int:
 
 def build(bench: Workbench, hooks: tuple[Hooks, ...]) -> tuple[nn.Module, PrepareContext]:
     """The planned architecture with what is left of the baseline's weights."""
-    model = bench.task.build()
-    model.load_state_dict(bench.weights)
+    model = copy.deepcopy(_untouched(bench))
     context = PrepareContext(
         bench.network,
         torch.from_numpy(bench.calibration),
@@ -159,6 +159,19 @@ def build(bench: Workbench, hooks: tuple[Hooks, ...]) -> tuple[nn.Module, Prepar
         if hook.prepare:
             hook.prepare(model, context)
     return model.eval(), context
+
+
+# Random weights that are replaced at once take longer than a copy of the untouched model.
+_latest: list[tuple[Mapping[str, torch.Tensor], nn.Module]] = []
+
+
+def _untouched(bench: Workbench) -> nn.Module:
+    """The untouched model; kept from one trial of a search to the next."""
+    if not _latest or _latest[0][0] is not bench.weights:
+        model = bench.task.build()
+        model.load_state_dict(bench.weights)
+        _latest[:] = [(bench.weights, model)]
+    return _latest[0][1]
 
 
 def cheap_facts(
