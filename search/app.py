@@ -362,6 +362,7 @@ class Search:
             environment=environment(request.seed),
             tracking_uri=self._tracking_uri,
         )
+        self._progress.note("Writing the bundle and the report.")
         if winner is not None and winner.trial.model is not None:
             write_bundle(self._folder.path, result, winner, self._folder.path / winner.trial.model)
         write_report(self._folder.report, result, sensitivity=prepared.sensitivity)
