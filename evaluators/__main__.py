@@ -21,7 +21,7 @@ from evaluators.latency_analytic import operator_ms
 from evaluators.measurement import Measurement
 from evaluators.tier import Tier, tier
 from hardware_profiles import HardwareProfile, ProfileError, emulator, load_profile
-from hardware_profiles.device import DeviceError
+from hardware_profiles.device import AddressError, DeviceError
 
 _ROWS = 25
 _WIDTHS = (32, 8)
@@ -37,7 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["analytic", "emulated", "device"],
         help="where the latency is from; the most truthful one that serves, unless given",
     )
-    parser.add_argument("--device", metavar="ssh://USER@HOST", help="a board to measure on")
+    parser.add_argument(
+        "--device", metavar="ssh://USER@HOST[:PORT][/PYTHON]", help="a board to measure on"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="worker threads of the runtime")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     return parser
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         found = measure(args.model, args.target, args.tier, args.device, args.threads)
-    except (GraphError, ProfileError) as error:
+    except (GraphError, ProfileError, AddressError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (emulator.EmulatorError, DeviceError) as error:

@@ -21,7 +21,7 @@ from pathlib import Path
 from evaluators import latency_analytic, latency_emulated, latency_host
 from evaluators.evaluator import EvaluationContext, Evaluator
 from evaluators.interval import Interval, geometric_interval, quotient
-from evaluators.measurement import Measurement
+from evaluators.measurement import Evaluation, Measurement
 from evaluators.tier import tier
 from hardware_profiles.board import MAX_DRIFT, Board, DeviceRun
 from hardware_profiles.device import DeviceError, file_sha256
@@ -62,6 +62,11 @@ class AnchoredBoard(Board):
             known = Anchor(known.first if known else last, last, 0)
         self._anchors[key] = dataclasses.replace(known, uses=known.uses + 1)
         return known
+
+    def known_p50_ms(self, baseline: Path, threads: int) -> float | None:
+        """What the baseline took here when it last ran; None if it never did."""
+        known = self._anchors.get((file_sha256(baseline), threads))
+        return known.last.p50_ms if known else None
 
 
 _boards: dict[tuple[int, str], AnchoredBoard] = {}
@@ -107,7 +112,7 @@ class DeviceLatency:
             if board.state == "new":
                 raise
             log.warning("%s; what serves without the device is used instead", error)
-            return tuple(_instead(model, context, str(error)))
+            return tuple(_instead(board, model, context, str(error)))
 
 
 EVALUATOR = DeviceLatency()
@@ -118,12 +123,36 @@ _WITHOUT_DEVICE: dict[str, Evaluator] = {
 }
 
 
-def _instead(model: Path, context: EvaluationContext, error: str) -> Iterator[Measurement]:
+def _instead(
+    board: AnchoredBoard, model: Path, context: EvaluationContext, error: str
+) -> Iterator[Measurement]:
+    """What serves without the device, on the device's own scale where the baseline ran there.
+
+    Milliseconds of two sources can't stand in one front. The estimated ratio of candidate to
+    baseline, times what the baseline took on the device, can stand beside what was measured.
+    """
     without = dataclasses.replace(context, device=None)
-    for found in _WITHOUT_DEVICE[tier(without)].evaluate(model, without):
-        detail = {**(found.detail or {}), "instead_of_device": error}
-        how = f"{found.how}; not measured on the device, which is gone: {error}"
-        yield dataclasses.replace(found, how=how, detail=detail)
+    evaluator = _WITHOUT_DEVICE[tier(without)]
+    factor, scaled = 1.0, ""
+    if context.baseline is not None:
+        there_ms = board.known_p50_ms(context.baseline, context.profile.runtime.threads)
+        here = Evaluation.of(evaluator.evaluate(context.baseline, without))
+        if there_ms is not None:
+            factor = there_ms / here.value("latency_ms")
+            scaled = f", scaled by {factor:.3g}, as the baseline took {there_ms:.3g} ms there"
+    for found in evaluator.evaluate(model, without):
+        detail = {**(found.detail or {}), "instead_of_device": error, "scaled_by": factor}
+        how = f"{found.how}; not measured on the device, which is gone: {error}{scaled}"
+        times = factor if found.unit == "ms" else 1.0
+        yield dataclasses.replace(
+            found,
+            value=found.value * times,
+            low=None if found.low is None else found.low * times,
+            high=None if found.high is None else found.high * times,
+            source="estimated",
+            how=how,
+            detail=detail,
+        )
 
 
 def _measured(
@@ -147,6 +176,8 @@ def _measured(
         "version": about["onnxruntime"],
         "threads": threads,
         "profile": profile.name,
+        "calibration": None,  # measured: neither fitted nor held out
+        "error_pct": None,
         "device": board.device.name,
         "machine": about["machine"],
         "cpu": about["cpu"],

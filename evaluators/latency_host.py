@@ -322,6 +322,8 @@ def measurements(
         "runtime": "onnxruntime",
         "threads": threads,
         "profile": profile.name,
+        "calibration": None,  # measured: neither fitted nor held out
+        "error_pct": None,
         **dataclasses.asdict(result),
         "noise": list(result.noise),
         "noisy": bool(result.noise),

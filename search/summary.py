@@ -53,6 +53,7 @@ class Contender:
             "accuracy_test": _number(self.test),
             "latency_ms": _number(latency),
             "latency_source": latency.source if latency else None,
+            "latency_tier": (latency.detail or {}).get("tier") if latency else None,
             "size_bytes": _whole(self.figures.measurements.get("size_bytes")),
             "peak_memory_bytes": _whole(self.figures.measurements.get("peak_memory_bytes")),
         }
@@ -124,7 +125,7 @@ def to_json(result: SearchResult) -> dict[str, Any]:
             "path": str(result.folder / BUNDLE),
         }
     front = [contender(trial, result.metric).to_json() for trial in result.front]
-    shown = ("plan_id", "accuracy_validation", "latency_ms", "size_bytes")
+    shown = ("plan_id", "accuracy_validation", "latency_ms", "latency_tier", "size_bytes")
     return {
         "study": result.study,
         "target": result.profile.name,

@@ -370,6 +370,24 @@ def test_search_falls_back_with_a_label_when_the_device_is_gone(
     assert "not measured on the device" in found.how
 
 
+def test_fallback_stays_on_the_device_s_scale_when_the_baseline_ran_there(
+    model, quick, monkeypatch, tmp_path
+):
+    board = AnchoredBoard("host")
+    monkeypatch.setattr(latency_device, "shared", lambda _: board)
+    given = dataclasses.replace(
+        context(tmp_path, "host"), profile=shipped_profiles()["x86-avx2"], baseline=model
+    )
+    DeviceLatency().evaluate(model, given, 0.2)
+    board.close()
+    monkeypatch.setattr(boards, "AgentSession", _unreachable)
+    (found,) = DeviceLatency().evaluate(model, given)
+    # The candidate is the baseline itself: its estimate is what the baseline took there.
+    assert found.value == pytest.approx(board.known_p50_ms(model, 1))
+    assert found.source == "estimated"
+    assert "as the baseline took" in found.how
+
+
 def test_device_that_was_given_up_is_used_again_when_it_is_back(board, model, quick, monkeypatch):
     board.about()
     board.close()

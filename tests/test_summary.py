@@ -62,7 +62,13 @@ def test_json_has_every_promised_key():
     assert told["winner"].keys() >= {"drop", "drop_bound", "proven", "path"}
     assert told["winner"]["path"] == "runs/solar cells/best"
     for point in told["front"]:
-        assert point.keys() == {"plan_id", "accuracy_validation", "latency_ms", "size_bytes"}
+        assert point.keys() == {
+            "plan_id",
+            "accuracy_validation",
+            "latency_ms",
+            "latency_tier",
+            "size_bytes",
+        }
 
 
 def test_json_figures_are_those_of_the_result():
