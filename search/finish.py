@@ -133,8 +133,11 @@ def prove_drop(
     candidates = [t for t in trials if t.feasible and t.model is not None]
     if not candidates:
         return None, ()
-    # The untouched model drops by nothing: it needs no proof, and wins only when it is alone.
-    candidates = [t for t in candidates if t.plan.settings] or candidates
+    # The untouched model drops by nothing and needs no proof: it wins when nothing is faster.
+    untouched = [t for t in candidates if not t.plan.settings]
+    best_ms = min(map(_latency, untouched), default=float("inf"))
+    faster = [t for t in candidates if t.plan.settings and _latency(t) < best_ms]
+    candidates = faster or untouched
     finalists = [proof.Finalist(t, _latency(t), _validation_bound(t, limits)) for t in candidates]
 
     def bound(trial: Trial) -> DropBound:

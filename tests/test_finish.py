@@ -204,5 +204,20 @@ def test_fastest_is_delivered_unproven_when_none_is_proved(
     assert winner.bound.bound > 0.03
 
 
+def test_untouched_model_wins_when_nothing_is_faster(folder: Path, test_split: TestSplit) -> None:
+    """And only then: it is always proved, and would stand for all that are not."""
+    slower = trial(1, 0.90, 20.0)
+    winner, tested = prove_drop([trial(0, 0.90, 10.0), slower], folder, test_split, LIMITS)
+    assert winner is not None
+    assert winner.trial.number == 0
+    assert winner.proven
+    assert len(tested) == 1
+    unproven = trial(3, 0.88, 0.5)
+    winner, _ = prove_drop([trial(0, 0.90, 10.0), unproven], folder, test_split, LIMITS)
+    assert winner is not None
+    assert winner.trial.number == 3
+    assert not winner.proven
+
+
 def test_nothing_wins_when_nothing_is_feasible(folder: Path, test_split: TestSplit) -> None:
     assert prove_drop([trial(1, 0.5, 1.0)], folder, test_split, LIMITS) == (None, ())
