@@ -56,6 +56,7 @@ class Contender:
             "latency_tier": (latency.detail or {}).get("tier") if latency else None,
             "size_bytes": _whole(self.figures.measurements.get("size_bytes")),
             "peak_memory_bytes": _whole(self.figures.measurements.get("peak_memory_bytes")),
+            "peak_tensor_bytes": _whole(self.figures.measurements.get("peak_tensor_bytes")),
         }
 
 
@@ -165,6 +166,10 @@ def table(result: SearchResult) -> tuple[list[str], list[list[str]]]:
         ["size ratio", *(_smaller(baseline, c) for _, c in shown)],
         ["peak memory", *(words.size(value(c.figures, "peak_memory_bytes")) for _, c in shown)],
         ["above runtime floor", *(_above_floor(c) for _, c in shown)],
+        [
+            "peak of tensors",
+            *(words.size(value(c.figures, "peak_tensor_bytes")) for _, c in shown),
+        ],
         ["multiply-accumulates", *(words.count(value(c.figures, "macs")) for _, c in shown)],
     ]
     told = [row for row in rows if set(row[1:]) - {words.UNKNOWN, NOTHING, ""}]
