@@ -1,8 +1,9 @@
-"""What all tests share: one thread each, and no silent skips."""
+"""What all tests share: one thread each, signals as at a terminal, and no silent skips."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 # Before torch is imported: threads that wait for each other make small tests crawl.
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# What a shell starts in the background ignores Ctrl-C, and so would every process from here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
