@@ -13,7 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from search.augment import mirrored, shifted
+from search.errors import InputError
 from search.fingerprint import model_fingerprint
+from search.functions import one_line
 from search.task import Split, Task
 from search.train import Hardware, TrainSettings, Views, train
 from spaces.technique import LossInputs
@@ -34,7 +36,11 @@ def cache_folder() -> Path:
 def baseline_weights(
     task: Task, seed: int, hardware: Hardware, progress: Callable[[float], None]
 ) -> Mapping[str, torch.Tensor]:
-    """The task's weights, or those of a model trained on its data (cached by content)."""
+    """The task's weights, or those of a model trained on its data (cached by content).
+
+    Raises:
+        InputError: the model can't be trained.
+    """
     if task.weights is not None:
         return task.weights
     torch.manual_seed(seed)
@@ -53,7 +59,13 @@ def baseline_weights(
     images = _views(split, (), seed)
     views = Views(images, blank, torch.from_numpy(split.labels))
     settings = TrainSettings(BASELINE.epochs, learning_rate=BASELINE.learning_rate, seed=seed)
-    train(model, views, task.data.preprocess, _labels_only, settings, hardware, progress)
+    try:
+        train(model, views, task.data.preprocess, _labels_only, settings, hardware, progress)
+    except RuntimeError as error:
+        raise InputError(
+            f"a model without weights must be trainable on the data, but that raised "
+            f"{one_line(error)[:300]}; correct it, or add --weights FILE"
+        ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     torch.save(model.state_dict(), part)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from search.augment import mirrored, shifted
+from search.errors import InputError
 from search.task import DataSet, Preprocess, Split, Task
 from search.teacher import VIEWS, baseline_weights, mirror_axes, teacher_views
 from search.train import (
@@ -278,6 +279,26 @@ def _loaded(weights: object) -> nn.Module:
     model = Residual()
     model.load_state_dict(weights)  # type: ignore[arg-type]
     return model.eval()
+
+
+def test_model_that_cannot_be_trained_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Untrainable(Residual):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                raise RuntimeError("no gradients\nhere")
+            return super().forward(x)
+
+    monkeypatch.setenv("COMPRESSION_SEARCH_CACHE", str(tmp_path))
+    task = replace(task_of(), build=lambda: Untrainable().eval())
+    with pytest.raises(InputError) as caught:
+        baseline_weights(task, 0, CPU, lambda _: None)
+    assert str(caught.value) == (
+        "a model without weights must be trainable on the data, but that raised RuntimeError: "
+        "no gradients here; correct it, or add --weights FILE"
+    )
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_own_weights_are_never_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
