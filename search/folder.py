@@ -86,7 +86,8 @@ def open_folder(runs: Path, study: str | None, resume: bool, default: str) -> St
             f"--study must name a new study, but {folder.path} exists; add --resume to go on "
             f"with it, or choose another name"
         )
-    if resume and not exists:
+    # One that was interrupted before it had an identity begins anew.
+    if resume and not folder.path.exists():
         raise StudyError(
             f"--resume must find the study, but {folder.path} does not exist; leave out "
             f"--resume to start it"

@@ -68,6 +68,12 @@ def test_resume_needs_an_existing_study(tmp_path: Path) -> None:
     refused(StudyError, "must find a study", "none called arm-", "--study", study=None, **given)
 
 
+def test_study_that_was_interrupted_before_it_had_begun_can_be_resumed(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path, "mine", resume=False, default="arm")
+    assert open_folder(tmp_path, "mine", resume=True, default="arm") == folder
+    assert open_folder(tmp_path, "mine", resume=False, default="arm") == folder
+
+
 def test_latest_study_of_the_target_is_resumed(tmp_path: Path) -> None:
     for name, age in (("arm-1", 30), ("arm-2", 10), ("arm-3", 20), ("host-1", 0)):
         identity = begun(tmp_path, name).identity
