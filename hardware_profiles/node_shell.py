@@ -73,11 +73,13 @@ def main(resource: str, words: list[str]) -> int:
         placed = ray.remote(num_cpus=0, resources={resource: SHARE}, max_concurrency=4)(Shell)
         shell = placed.remote(" ".join(words))
         threading.Thread(target=_send, args=(shell,), daemon=True).start()
-        said = threading.Thread(target=_receive, args=(shell, "stderr", 2))
+        said = threading.Thread(target=_receive, args=(shell, "stderr", 2), daemon=True)
         said.start()
         _receive(shell, "stdout", 1)
         said.join()
         return int(ray.get(shell.wait.remote()))
+    except BrokenPipeError:  # nobody listens any more; the actor ends with this process
+        return NO_CONNECTION
     except (ConnectionError, ray.exceptions.RayError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return NO_CONNECTION

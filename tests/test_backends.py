@@ -277,6 +277,15 @@ def test_bench_survives_packing_but_for_the_test_images(tmp_path: Path) -> None:
     assert all(torch.equal(found.weights[name], bench.weights[name]) for name in bench.weights)
 
 
+def test_worker_with_another_source_of_latency_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = pack(a_bench(tmp_path))
+    monkeypatch.setattr("search.backends.parcel.tier", lambda _: "another")
+    with pytest.raises(SearchError, match=r"from one source, but .*'another'"):
+        unpack(packed, plans=tmp_path, scratch=tmp_path, baseline=None)
+
+
 def test_arrays_of_a_bench_are_mapped_not_copied(tmp_path: Path) -> None:
 
     write_arrays(

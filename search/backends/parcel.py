@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from evaluators import EvaluationContext
+from evaluators.tier import tier
 from hardware_profiles import HardwareProfile
+from search.errors import SearchError
 from search.limits import Limits
 from search.models.build import Build
 from search.task import DataSet, Preprocess, Split, Task
@@ -54,6 +56,7 @@ def pack(bench: Workbench) -> Arrays:
         "limits": asdict(bench.limits),
         "settings": asdict(bench.settings),
         "device": context.device,
+        "tier": tier(context),
         "confidence": context.confidence,
     }
     arrays = {
@@ -78,6 +81,9 @@ def unpack(arrays: Arrays, *, plans: Path, scratch: Path, baseline: Path | None)
     """The workbench that was packed, with folders and hardware of this process.
 
     Large arrays are used where they are, not copied.
+
+    Raises:
+        SearchError: latency would come from another source here than where it was packed.
     """
     plain = json.loads(arrays["plain"].tobytes())
     weights = torch.load(io.BytesIO(arrays["weights"].tobytes()), weights_only=True)
@@ -109,6 +115,13 @@ def unpack(arrays: Arrays, *, plans: Path, scratch: Path, baseline: Path | None)
         metric=plain["metric"],
         confidence=plain["confidence"],
     )
+    here = tier(context)
+    if here != plain["tier"]:
+        raise SearchError(
+            f"all workers must take latency from one source, but the driver's is "
+            f"{plain['tier']!r} and this worker's is {here!r}; where the emulator is missing, "
+            f"run: python -m hardware_profiles emulator install"
+        )
     return Workbench(
         task=task,
         weights=weights,

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 
-from evaluators.tier import tier
 from hardware_profiles import HardwareProfile
 from hardware_profiles.host import usable_cores
 from search.backends.backend import Backend, Finished, Listen, Resources
@@ -105,14 +104,13 @@ def open_bench(
     quiet_libraries()
     torch.set_num_threads(argument["threads"])
     baseline = argument["baseline"]
+    logging.disable(logging.WARNING)  # the driver has said where latency comes from
     bench = unpack(
         read_arrays(Path(argument["arrays"])),
         plans=Path(argument["plans"]),
         scratch=Path(argument["scratch"]),
         baseline=None if baseline is None else Path(baseline),
     )
-    logging.disable(logging.WARNING)
-    tier(bench.context)  # says once where latency comes from; the driver has said so
     logging.disable(logging.NOTSET)
     return lambda job, listen: outcome_to_json(run_job(job_from_json(job), bench, listen))
 

@@ -6,6 +6,7 @@ The driver stays the only one that decides and writes. Tune runs in a thread (or
 
 from __future__ import annotations
 
+import logging
 import os
 import sysconfig
 import tempfile
@@ -48,10 +49,11 @@ class RayKind:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import_optional("ray.tune", "--backend ray", "ray[client,default,tune]")
-        if resources.address is None:
-            return
-        os.environ["RAY_ADDRESS"] = resources.address  # for what measures on a node
-        _connect(resources.address, None)
+        if resources.address is not None:
+            os.environ["RAY_ADDRESS"] = resources.address  # for what measures on a node
+        if not os.environ.get("RAY_ADDRESS"):
+            return  # one may have to be started, and that is for later
+        connect(resources.address, None)
         import ray
 
         nodes = sum(node["Alive"] for node in ray.nodes())
@@ -79,7 +81,7 @@ class RayKind:
             "threads": resources.cpus_per_trial or 1,
         }
         module = bench.task.model_spec.partition(":")[0]
-        _connect(resources.address, _own_module(module))
+        connect(resources.address, _own_module(module))
         return RayBackend(
             f"{__name__}:open_bench", argument, resources, bench.folder, listen, note
         )
@@ -104,7 +106,9 @@ def open_bench(
     if argument["baseline"] is not None:
         baseline = folder / "baseline.onnx"
         baseline.write_bytes(argument["baseline"])
+    logging.disable(logging.WARNING)  # the driver has said where latency comes from
     bench = unpack(argument["arrays"], plans=folder / "plans", scratch=folder, baseline=baseline)
+    logging.disable(logging.NOTSET)
     return lambda job, listen: outcome_to_json(run_job(job_from_json(job), bench, listen))
 
 
@@ -214,7 +218,7 @@ class RayBackend:
         if told.kind == "unable":
             raise SearchError(
                 f"a Ray worker must be able to do what the driver can, but it could not start: "
-                f"{told.content}; install the same packages on every node"
+                f"{told.content}; every node needs the same packages"
             )
         if told.kind == "note":
             if told.content not in self._said:
@@ -253,7 +257,7 @@ class RayBackend:
         return Finished(running.ticket, outcome_from_json(outcome))
 
 
-def _connect(address: str | None, module: Path | None) -> None:
+def connect(address: str | None, module: Path | None) -> None:
     """Connects to a cluster; without an address to this machine's, which is started if need be.
 
     Raises:
@@ -266,7 +270,7 @@ def _connect(address: str | None, module: Path | None) -> None:
         ray.init(
             address=address,
             runtime_env=environment,
-            logging_level="ERROR",
+            logging_level="CRITICAL",  # what goes wrong is said in the search's own words
             log_to_driver=False,
             include_dashboard=None if address else False,
         )

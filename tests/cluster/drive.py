@@ -1,0 +1,34 @@
+"""A search with fake jobs on a Ray cluster: a process that a test kills and starts again.
+
+python drive.py ADDRESS STORAGE FOLDER TRIALS
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import durable
+
+from search.backends import Resources
+from search.backends.ray import ENVIRONMENT, RayBackend, connect
+from search.errors import SearchError
+
+
+def main(address: str, storage: str, folder: Path, trials: int) -> None:
+    import os
+
+    os.environ.update(ENVIRONMENT)
+    connect(address, None)
+    argument = {"sleep_s": 0.5, "pids": str(folder / "pids")}
+    backend = RayBackend(
+        "fake_jobs:open_fake", argument, Resources(1), folder / "plans", lambda *_: None, print
+    )
+    durable.search_in(folder, trials, backend, storage)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+    except SearchError as error:
+        sys.exit(str(error))
