@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from evaluators.graph import read_model
 from evaluators.measurement import Measurement
+from evaluators.resize import fitted
 from evaluators.sessions import open_session
 from hardware_profiles import HardwareProfile, ProfileError, emulator
 from hardware_profiles.board import Board
@@ -50,6 +51,7 @@ def agreement(
             f"core to emulate, but {profile.name!r} has none"
         )
     core = profile.counts.qemu_cpu
+    images = fitted(images, open_session(model, profile))
     target = target_logits(model, images, core, seconds)
     host = host_logits(model, images[: len(target)], profile)
     where = f"onnxruntime for aarch64 on an emulated {emulator.CORES[core].qemu}"
@@ -67,6 +69,7 @@ def device_agreement(
         DeviceError: the device is gone.
         ModelError: the file does not run there.
     """
+    images = fitted(images, open_session(model, profile))
     target = board.predict(model, images)
     host = host_logits(model, images, profile)
     return _compared(model, profile, host, target, board.device.name)

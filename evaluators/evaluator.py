@@ -26,7 +26,8 @@ class EvaluationContext:
     """What evaluators may use. Nothing in it changes during a search.
 
     ``images`` are preprocessed, float32, (N, C, H, W); ``labels`` int64, (N,). Both are of the
-    split that guides the search. ``baseline`` is the exported file of the untouched model and
+    split that guides the search. A file may take smaller images: ``sessions.logits`` and
+    ``resize.fitted`` heed that. ``baseline`` is the exported file of the untouched model and
     ``baseline_predictions`` its classes on ``images``, int64, (N,). ``device`` is a URL such as
     ``ssh://pi@board``, where the person gave one. ``scratch`` is a folder to write in.
     """

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from evaluators.resize import fitted
 from hardware_profiles import HardwareProfile
 
 _BATCH = 64
@@ -31,8 +32,12 @@ def open_session(model: Path, profile: HardwareProfile, threads: int = 1) -> ort
 def logits(
     model: Path, images: NDArray[np.float32], profile: HardwareProfile, threads: int = 1
 ) -> NDArray[np.float32]:
-    """Outputs (N, classes) of the file for preprocessed images (N, C, H, W)."""
+    """Outputs (N, classes) of the file for preprocessed images (N, C, H, W).
+
+    Images that are larger than the file's input are made smaller.
+    """
     session = open_session(model, profile, threads)
     name = session.get_inputs()[0].name
     batches = (images[i : i + _BATCH] for i in range(0, len(images), _BATCH))
-    return np.concatenate([session.run(None, {name: batch})[0] for batch in batches])
+    found = [session.run(None, {name: fitted(batch, session)})[0] for batch in batches]
+    return np.concatenate(found)

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.sensitivity import Sensitivity
-from spaces import CompressionPlan, pruning, quantization
+from spaces import CompressionPlan, pruning, quantization, resolution
 from spaces.space import SearchSpace
+from spaces.table import Size
 
 BUCKETS = 256
 ROUNDS = 3
@@ -30,12 +31,13 @@ CAPACITY_WEIGHT = 0.5
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to treat a unit: kept channels, bits of its layers, or removed altogether."""
+    """One way to treat a unit: kept channels, bits of its layers, removed, a smaller input."""
 
     loss: float
     channels: int | None = None
     bits: int | None = None
     removed: bool = False
+    size: Size | None = None  # None: that of the images
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Unit:
     """
 
     name: str
-    kind: str  # "group", "layer" or "block"
+    kind: str  # "group", "layer", "block" or "input"
     layers: tuple[str, ...]
     choices: tuple[Choice, ...]
 
@@ -99,8 +101,10 @@ class Allocator:
         kept: dict[str, int] = {}
         bits: dict[str, int] = {}
         removed = []
+        size: Size | None = None
         for unit, index in zip(self.units, assignment, strict=True):
             choice = unit.choices[index]
+            size = choice.size or size
             if choice.removed:
                 removed.append(unit.name)
             if choice.channels is not None and index:
@@ -114,6 +118,7 @@ class Allocator:
                 "depth": {"removed": removed} if removed else {},
                 "pruning": pruning.setting_of(kept, self._importance) if kept else {},
                 "quantization": quantization.setting_of(bits) if bits else {},
+                "resolution": resolution.setting_of(size) if size else {},
             }
         )
 
@@ -122,8 +127,12 @@ class Allocator:
         kept = plan.settings.get("pruning", {}).get("kept", {})
         bits = plan.settings.get("quantization", {}).get("bits", {})
         removed = plan.settings.get("depth", {}).get("removed", ())
+        size = resolution.size_of(plan.settings.get("resolution", {}))
         found = []
         for unit in self.units:
+            if unit.kind == "input":
+                found.append([choice.size for choice in unit.choices].index(size))
+                continue
             if unit.kind == "block":
                 found.append(int(unit.name in removed))
                 continue
@@ -164,8 +173,10 @@ class Allocator:
         kept = dict(self._space.network.table.channels)
         bits: dict[str | None, int] = {}
         removed: list[str] = []
+        size: Size | None = None
         for unit, index in zip(self.units, assignment, strict=True):
             choice = unit.choices[index]
+            size = choice.size or size
             if choice.removed:
                 removed.append(unit.name + ".")
             if choice.channels is not None:
@@ -179,11 +190,15 @@ class Allocator:
             if gone and inside.startswith(gone):
                 continue
             before = bits.get(row.layer, before if row.layer is None else 32)
-            total += self._row_ms(number, row.in_width.at(kept), row.out_width.at(kept), before)
+            widths = row.in_width.at(kept), row.out_width.at(kept)
+            total += self._row_ms(number, *widths, before, size)
         return total
 
-    def _exact_row_ms(self, number: int, in_channels: int, out_channels: int, bits: int) -> float:
+    def _exact_row_ms(
+        self, number: int, in_channels: int, out_channels: int, bits: int, size: Size | None
+    ) -> float:
         row = self._space.network.table.rows[number]
+        row = row.at_input(size) if size else row
         shape = row.shape_of(in_channels, out_channels)
         return self._space.profile.cost(row.op, shape, bits)
 
@@ -308,6 +323,14 @@ def units_of(space: SearchSpace, sensitivity: Sensitivity) -> tuple[Unit, ...]:
         loss = sensitivity.removed[block] + capacity
         choices = [Choice(0.0), Choice(loss, removed=True)]
         found.append(Unit(block, "block", (), tuple(choices)))
+    if "resolution" in names and sensitivity.resized:
+        height = network.input_shape[1]
+        choices = [Choice(0.0)]
+        for size in network.sizes:
+            loss = sensitivity.resized[resolution.size_name(size)]
+            loss += capacity * float(np.log2(height / size[0]))
+            choices.append(Choice(loss, size=size))
+        found.append(Unit("input", "input", (), tuple(choices)))
     return tuple(found)
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -111,6 +111,8 @@ def prepare(
         weights = baseline_weights(
             task, request.seed, hardware, lambda done: told("training the baseline", done)
         )
+    space = SearchSpace.of(network, request.profile, request.opt_in)
+    check_opt_in(space, request.opt_in)
     identity = {**identity_of(request), "weights": model_fingerprint(task, weights)}
     check_identity(folder, identity)
     teacher = task.build()
@@ -139,7 +141,6 @@ def prepare(
         hardware=hardware,
         folder=folder.plans,
     )
-    space = SearchSpace.of(network, request.profile, request.opt_in)
     of = [identity["weights"], data.fingerprint, space.dimensions]
     key = json.dumps(of, default=repr, sort_keys=True)
     cached = hashlib.sha256(key.encode()).hexdigest()[:24]
@@ -163,11 +164,26 @@ def prepare(
     return Prepared(bench, space, sensitivity)
 
 
+                sizes=network.sizes if "resolution" in request.opt_in else (),
 def identity_of(request: Request) -> dict[str, str]:
     """What a resumed study must be of, but for the weights; trials and budget may grow."""
     task, limits = request.task, request.limits
     stated = asdict(limits)
     stated.pop("require_proof")  # decides about the exit code alone
+def check_opt_in(space: SearchSpace, opt_in: Sequence[str]) -> None:
+    """Sees to it that what was asked for can be had.
+
+    Raises:
+        InputError: a technique has nothing to vary in this network.
+    """
+    for technique in space.techniques:
+        if technique.name in opt_in and not technique.dimensions(space.network, space.profile):
+            raise InputError(
+                f"--technique {technique.name} must have something to vary, but this network on "
+                f"this target offers it nothing; leave it out"
+            )
+
+
     return {
         "model": task.model_spec,
         "data": task.data.fingerprint,
@@ -179,6 +195,7 @@ def identity_of(request: Request) -> dict[str, str]:
     }
 
 
+        "techniques": ", ".join(sorted(request.opt_in)) or "the default ones",
 class Search:
     """One search over a prepared folder; ``run`` may be called once."""
 

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from search.app import Request, training_epochs
+from search.app import Request, check_opt_in, training_epochs
 from search.baselines import simple_plans
 from search.teacher import VIEWS
 from search.train import Hardware, TrainSettings, Views, train
@@ -26,6 +26,7 @@ def outline(request: Request) -> str:
     preprocess = task.data.preprocess
     network = trace(model, (preprocess.channels, *preprocess.size))
     space = SearchSpace.of(network, profile, request.opt_in)
+    check_opt_in(space, request.opt_in)
     epochs = training_epochs(len(task.data.train))
     epoch_s = _epoch_seconds(request, model)
     lines = [
@@ -39,12 +40,17 @@ def outline(request: Request) -> str:
         *_groups(network),
         f"          {len(network.layers)} layers with a width each",
         f"          {len(network.blocks)} residual blocks that may be left out",
+        *([f"          {_inputs(network)}"] if "resolution" in request.opt_in else []),
         f"baselines {', '.join(o.removeprefix('baseline:') for _, o in simple_plans(space))}",
         f"training  {epochs:g} epochs; untouched about {epochs * epoch_s:.0f} s, a pruned trial "
         f"about {epochs * epoch_s * _PRUNED_SHARE:.0f} s",
         f"in all    {_total(request, epochs * epoch_s)}",
     ]
     return "\n".join(lines)
+
+
+def _inputs(network: Network) -> str:
+    return f"smaller inputs: {', '.join(f'{h}x{w}' for h, w in network.sizes)}"
 
 
 def _groups(network: Network) -> list[str]:

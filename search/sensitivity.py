@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from evaluators.resize import resized
 from hardware_profiles import HardwareProfile
 from search.train import Hardware
 from spaces import fakequant, pruning
 from spaces.depth import TECHNIQUE as DEPTH
 from spaces.network import Group, Network
+from spaces.resolution import size_name
+from spaces.table import Size
 from spaces.technique import PrepareContext
 
-SENSITIVITY_VERSION = 1
+SENSITIVITY_VERSION = 2
 POINTS = 5  # widths tried for each group; the others are interpolated
 IMAGES = 128
 HEAVY_MACS, HEAVY_IMAGES = 2e8, 64
@@ -40,7 +43,8 @@ class Sensitivity:
     """Loss increases by choice; widths as kept channels, widths in bits as numbers.
 
     ``pruned`` and ``recovered`` map group to {channels: loss}, ``bits`` layer to {bits: loss},
-    ``removed`` block to loss. ``importance`` is the criterion that hurts least at half width.
+    ``removed`` block to loss, ``resized`` a smaller input (as ``24x24``) to loss.
+    ``importance`` is the criterion that hurts least at half width.
     """
 
     importance: str
@@ -48,6 +52,7 @@ class Sensitivity:
     recovered: Mapping[str, Mapping[int, float]]
     bits: Mapping[str, Mapping[int, float]]
     removed: Mapping[str, float]
+    resized: Mapping[str, float] = field(default_factory=dict)
 
     def width_loss(self, group: Group, channels: int) -> float:
         """Loss after recovery at any width, interpolated over the logarithm of the width."""
@@ -76,6 +81,7 @@ class Sensitivity:
             curves("recovered"),
             curves("bits"),
             data["removed"],
+            data["resized"],
         )
 
 
@@ -121,6 +127,7 @@ def measure_sensitivity(
     labels: torch.Tensor,
     hardware: Hardware,
     progress: Progress,
+    sizes: Sequence[Size] = (),
 ) -> Sensitivity:
     """Looks at every choice once.
 
@@ -132,13 +139,14 @@ def measure_sensitivity(
         labels: their classes, int64 (N,).
         hardware: where to run.
         progress: told the fraction done.
+        sizes: smaller inputs to look at.
     """
     count = HEAVY_IMAGES if network.table.macs > HEAVY_MACS else IMAGES
     probe = _Probe(model, images[:count], hardware)
     context = PrepareContext(network, images[:count], labels[:count])
     plans = [(g, w) for g in network.groups for w in _spread(pruning.widths(g, profile))]
     narrow = [b for b in profile.bits if b != 32]
-    steps = len(plans) + len(network.layers) * len(narrow) + len(network.blocks) + 3
+    steps = len(plans) + len(network.layers) * len(narrow) + len(network.blocks) + len(sizes) + 3
     done = 0
 
     def step() -> None:
@@ -174,12 +182,17 @@ def measure_sensitivity(
         prepare(student, context)
         removed[block] = max(0.0, probe.recovered_loss(student))
         step()
+    smaller = {}
+    for size in sizes:
+        smaller[size_name(size)] = max(0.0, probe.recovered_loss(copy.deepcopy(model), size))
+        step()
     return Sensitivity(
         importance,
         {name: monotone(curve) for name, curve in pruned.items()},
         {name: monotone(curve) for name, curve in recovered.items()},
         bits,
         removed,
+        smaller,
     )
 
 
@@ -189,16 +202,17 @@ class _Probe:
     def __init__(self, model: nn.Module, images: torch.Tensor, hardware: Hardware) -> None:
         self._hardware = hardware
         layout = torch.channels_last if hardware.bfloat16 else torch.contiguous_format
+        self._layout = layout
         self._images = images.to(hardware.device).contiguous(memory_format=layout)
         self._teacher = functional.log_softmax(self._logits(copy.deepcopy(model)), dim=1)
 
-    def loss(self, student: nn.Module) -> float:
-        """Mean KL divergence from the teacher's distribution."""
-        own = functional.log_softmax(self._logits(student), dim=1)
+    def loss(self, student: nn.Module, size: Size | None = None) -> float:
+        """Mean KL divergence from the teacher's distribution, on images of another size."""
+        own = functional.log_softmax(self._logits(student, size=size), dim=1)
         found = functional.kl_div(own, self._teacher, reduction="batchmean", log_target=True)
         return float(found) if torch.isfinite(found) else 1e3
 
-    def recovered_loss(self, student: nn.Module) -> float:
+    def recovered_loss(self, student: nn.Module, size: Size | None = None) -> float:
         """The same after the batch norms have seen the images."""
         norms = [m for m in student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         student.eval()
@@ -207,16 +221,24 @@ class _Probe:
             norm.momentum = None
             norm.train()
         if norms:
-            self._logits(student, eval_mode=False)
-        return self.loss(student)
+            self._logits(student, eval_mode=False, size=size)
+        return self.loss(student, size)
 
-    def _logits(self, model: nn.Module, eval_mode: bool = True) -> torch.Tensor:
+    def _logits(
+        self, model: nn.Module, eval_mode: bool = True, size: Size | None = None
+    ) -> torch.Tensor:
         model = self._hardware.place(model)
         if eval_mode:
             model.eval()
         with torch.no_grad(), self._hardware.autocast():
-            found: torch.Tensor = model(self._images)
+            found: torch.Tensor = model(self._at(size))
         return found.float().cpu()
+
+    def _at(self, size: Size | None) -> torch.Tensor:
+        if size is None:
+            return self._images
+        smaller = torch.from_numpy(resized(self._images.cpu().numpy(), size))
+        return smaller.to(self._images.device).contiguous(memory_format=self._layout)
 
 
 def _spread(widths: Sequence[int]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -20,6 +21,7 @@ from search.result import Finalist, SearchResult
 from search.task import Metric
 from search.trial import Trial
 
+from spaces.space import input_size
 NOTHING = "–"
 BUNDLE = "best"  # the winner's folder in the study's
 STOPPED = {
@@ -160,6 +162,7 @@ def table(result: SearchResult) -> tuple[list[str], list[list[str]]]:
         ["drop on test", *_drop(result, len(shown), "drop")],
         ["shown to be at most", *_drop(result, len(shown), "bound")],
         ["latency", *(words.latency(value(c.figures, "latency_ms")) for _, c in shown)],
+        *input_rows(result, [c.trial for _, c in shown]),
         ["latency is", *(_source(c, "latency_ms") for _, c in shown)],
         ["speed-up", *(_speedup_with_interval(baseline, c) for _, c in shown)],
         ["size", *(words.size(value(c.figures, "size_bytes")) for _, c in shown)],
@@ -181,6 +184,15 @@ def closing(result: SearchResult) -> list[str]:
     if result.winner is None:
         return ["No candidate meets the limits.", *result.blocking, *_closest(result)]
     sentences = [_headline(result), _proof(result, result.winner)]
+def input_rows(result: SearchResult, trials: Sequence[Trial]) -> list[list[str]]:
+    """The row of the inputs' sizes, where they are not all those of the images."""
+    images = result.data.preprocess.size
+    sizes = [input_size(trial.plan, images) for trial in trials]
+    if set(sizes) == {images}:
+        return []
+    return [["input", *(f"{height}x{width}" for height, width in sizes)]]
+
+
     latency = figures_of(result.winner.trial, result.winner.test).measurements.get("latency_ms")
     return [*sentences, f"Latency: {latency.how}."] if latency else sentences
 

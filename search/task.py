@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from evaluators.resize import resized
+
 PREPROCESS_VERSION = 1
 Metric = Literal["accuracy", "balanced_accuracy", "f1", "agreement"]
 
@@ -18,8 +20,9 @@ Metric = Literal["accuracy", "balanced_accuracy", "f1", "agreement"]
 class Preprocess:
     """From stored pixels to the network's input: ``(pixel / 255 - mean) / std`` per channel.
 
-    Images are stored at ``size`` (height, width) and with ``channels`` already, so that this is
-    all that training, evaluation and the bundle's ``verify.py`` have to do.
+    Images are stored with ``channels`` and at ``size`` (height, width) already, so that this is
+    all that training, evaluation and the bundle's ``verify.py`` have to do. Where a plan has a
+    smaller input, its ``size`` is that, and larger images are made smaller.
     """
 
     size: tuple[int, int]
@@ -33,7 +36,7 @@ class Preprocess:
         mean = np.asarray(self.mean, np.float32).reshape(shape)
         std = np.asarray(self.std, np.float32).reshape(shape)
         scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-        return np.ascontiguousarray(scaled, dtype=np.float32)
+        return np.ascontiguousarray(resized(scaled, self.size), dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """A versioned JSON object; ``from_json`` gives an equal value back."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from evaluators.resize import resize_weights
 from hardware_profiles.host import cpu_flags
 from search.task import Preprocess
 from spaces.technique import LossInputs
@@ -108,6 +109,12 @@ class Hardware:
         mean = torch.tensor(preprocess.mean, device=self.device).reshape(shape)
         std = torch.tensor(preprocess.std, device=self.device).reshape(shape)
         x = (pixels.to(self.device).float() / 255 - mean) / std
+        if x.shape[2:] != preprocess.size:
+            rows, columns = (
+                torch.from_numpy(resize_weights(before, after)).to(self.device)
+                for before, after in zip(x.shape[2:], preprocess.size, strict=True)
+            )
+            x = rows @ x @ columns.T
         return x.contiguous(memory_format=layout)
 
     def autocast(self) -> torch.autocast:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from evaluators import Evaluation, EvaluationContext, discover, evaluate, lease
+from evaluators.resize import resized
 from search.limits import Limits
-from search.task import Task
+from search.task import Preprocess, Task
 from search.train import Hardware, TrainSettings, Views, recalibrate, train
 from spaces import CompressionPlan
 from spaces.distillation import DEFAULT, distillation_loss
@@ -40,13 +41,15 @@ class Job:
     """A plan to be tried: ``epochs`` of training, with fake quantization where ``constrained``.
 
     ``checkpoint`` holds the weights of the rung before; without one the plan starts from what
-    is left of the baseline's weights, and the cheap facts are looked at first.
+    is left of the baseline's weights, and the cheap facts are looked at first. ``exported`` is
+    the file of an earlier search that did the very same: it is only evaluated again.
     """
 
     plan: CompressionPlan
     epochs: float
     constrained: bool = True
     checkpoint: Path | None = None
+    exported: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,11 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
     Raises whatever goes wrong in the model's own code; the driver records it and goes on.
     """
     stages = Stages(listener)
+    if job.exported is not None:
+        with stages("evaluate"):
+            evaluation = evaluate(job.exported, bench.context)
+        violations = bench.limits.violations(evaluation, bench.context.profile)
+        return Outcome(evaluation, violations, stages.seconds, job.exported)
     folder = bench.folder / job.plan.plan_id
     folder.mkdir(parents=True, exist_ok=True)
     hooks = bind(job.plan)
@@ -128,7 +136,7 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
     with bench.hardware.threads(macs, bench.settings.batch_size), lease.training():
         if job.checkpoint is None and job.plan.settings:
             with stages("recalibrate"):
-                recalibrate(model, bench.views, bench.task.data.preprocess, bench.hardware)
+                recalibrate(model, bench.views, _preprocess(bench, hooks), bench.hardware)
         if job.epochs > 0:
             with stages("train"):
                 _train(model, hooks, context, job, bench, stages)
@@ -152,7 +160,7 @@ def build(bench: Workbench, hooks: tuple[Hooks, ...]) -> tuple[nn.Module, Prepar
     model = copy.deepcopy(_untouched(bench))
     context = PrepareContext(
         bench.network,
-        torch.from_numpy(bench.calibration),
+        torch.from_numpy(_calibration(bench, hooks)),
         torch.from_numpy(bench.task.data.calibration.labels),
     )
     for hook in hooks:
@@ -174,6 +182,18 @@ def _untouched(bench: Workbench) -> nn.Module:
     return _latest[0][1]
 
 
+def _preprocess(bench: Workbench, hooks: tuple[Hooks, ...]) -> Preprocess:
+    """The data's preprocessing, to the size of the planned network's input."""
+    stated = bench.task.data.preprocess
+    size = next((hook.input_size for hook in hooks if hook.input_size), stated.size)
+    return replace(stated, size=size)
+
+
+def _calibration(bench: Workbench, hooks: tuple[Hooks, ...]) -> NDArray[np.float32]:
+    """Calibration images (N, C, H, W) as the planned network takes them."""
+    return resized(bench.calibration, _preprocess(bench, hooks).size)
+
+
 def cheap_facts(
     model: nn.Module, hooks: tuple[Hooks, ...], bench: Workbench, folder: Path
 ) -> Evaluation:
@@ -185,8 +205,10 @@ def cheap_facts(
 def export(model: nn.Module, hooks: tuple[Hooks, ...], bench: Workbench, folder: Path) -> Path:
     """Writes ``model.onnx`` as it ships: exported once, then rewritten by each technique."""
     path = folder / "model.onnx"
-    export_onnx(model, path, bench.network.input_shape)
-    context = ExportContext(bench.context.profile, bench.calibration, bench.context.scratch)
+    preprocess = _preprocess(bench, hooks)
+    export_onnx(model, path, (preprocess.channels, *preprocess.size))
+    images = _calibration(bench, hooks)
+    context = ExportContext(bench.context.profile, images, bench.context.scratch)
     for number, hook in enumerate(hooks):
         if hook.export:
             rewritten = folder / f"rewritten-{number}.onnx"
@@ -203,7 +225,7 @@ def _train(
     bench: Workbench,
     stages: Stages,
 ) -> None:
-    preprocess = bench.task.data.preprocess
+    preprocess = _preprocess(bench, hooks)
     losses = [hook.loss for hook in hooks if hook.loss]
 
     def loss(batch: LossInputs) -> torch.Tensor:

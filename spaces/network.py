@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hardware_profiles import OpShape
-from spaces.table import Row, ShapeTable, Width
+from spaces.table import Row, ShapeTable, Size, Width
+
+# Shares of the input's height and width at which a network is looked at.
+INPUT_SHARES = (0.875, 0.75, 0.625, 0.5)
 
 aten = torch.ops.aten
 _POOLS = {
@@ -81,7 +84,8 @@ class Network:
     """What techniques need to know about a model; see ``trace``.
 
     ``blocks`` are residual blocks whose removal keeps every shape. ``fixed`` says for each
-    group that can't be pruned why not.
+    group that can't be pruned why not. ``sizes`` are smaller inputs (height, width), largest
+    first, for which the network gives the same outputs.
     """
 
     input_shape: tuple[int, int, int]  # channels, height, width
@@ -91,6 +95,7 @@ class Network:
     blocks: tuple[str, ...]
     table: ShapeTable
     fixed: Mapping[str, str]
+    sizes: tuple[Size, ...] = ()
 
     def group(self, name: str) -> Group:
         """The group called ``name``.
@@ -152,20 +157,56 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int]) -> Network:
     model = copy.deepcopy(model).eval()
     groups, fixed = _prunable_groups(model, input_shape)
     owner = {layer: group.name for group in groups for layer in group.layers}
-    recorder = _Recorder(model, owner)
-    with torch.no_grad(), recorder.hooked(), recorder:
-        output = model(example_input(model, input_shape))
-    layers = {row.layer: Layer(row.layer, row.op, row.shape) for row in recorder.rows if row.layer}
-    table = ShapeTable(tuple(recorder.rows), {g.name: g.channels for g in groups})
+    rows, outputs = _recorded(model, input_shape, owner)
+    rows, sizes = _with_sizes(model, input_shape, owner, rows, outputs)
+    layers = {row.layer: Layer(row.layer, row.op, row.shape) for row in rows if row.layer}
     return Network(
         input_shape=input_shape,
-        outputs=output.shape[1],
+        outputs=outputs[1],
         layers=tuple(layers.values()),
         groups=groups,
         blocks=_removable_blocks(model, input_shape),
-        table=table,
+        table=ShapeTable(rows, {g.name: g.channels for g in groups}),
         fixed=fixed,
+        sizes=sizes,
     )
+
+
+def _recorded(
+    model: nn.Module, input_shape: tuple[int, int, int], owner: Mapping[str, str]
+) -> tuple[tuple[Row, ...], torch.Size]:
+    """Every operator of a forward pass, and the shape of its outputs."""
+    recorder = _Recorder(model, owner)
+    with torch.no_grad(), recorder.hooked(), recorder:
+        output = model(example_input(model, input_shape))
+    return tuple(recorder.rows), output.shape
+
+
+def _with_sizes(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    owner: Mapping[str, str],
+    rows: tuple[Row, ...],
+    outputs: torch.Size,
+) -> tuple[tuple[Row, ...], tuple[Size, ...]]:
+    """The operators with their sizes on smaller inputs, and the inputs that the model takes."""
+    channels, height, width = input_shape
+    found: list[Size] = []
+    for share in INPUT_SHARES:
+        size = (round(height * share), round(width * share))
+        try:
+            smaller, shape = _recorded(model, (channels, *size), owner)
+        except Exception:  # of the person's model: it can't take every size
+            continue
+        calls = [(row.op, row.module) for row in rows]
+        if shape != outputs or calls != [(row.op, row.module) for row in smaller]:
+            continue
+        found.append(size)
+        rows = tuple(
+            replace(row, sizes=(*row.sizes, (size, other.shape.in_size, other.shape.out_size)))
+            for row, other in zip(rows, smaller, strict=True)
+        )
+    return rows, tuple(found)
 
 
 def narrow(

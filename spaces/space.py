@@ -9,7 +9,7 @@ from hardware_profiles import HardwareProfile
 from spaces.dimension import Dimension, ParamValue
 from spaces.network import Network
 from spaces.plan import CompressionPlan
-from spaces.table import ShapeTable
+from spaces.table import ShapeTable, Size
 from spaces.technique import Hooks, Technique, discover
 
 
@@ -84,6 +84,15 @@ def bind(plan: CompressionPlan) -> tuple[Hooks, ...]:
     if missing:
         raise KeyError(f"the plan needs techniques that are not installed: {sorted(missing)}")
     return tuple(t.bind(plan.settings[n]) for n, t in known.items() if n in plan.settings)
+
+
+def input_size(plan: CompressionPlan, images: Size) -> Size:
+    """Height and width of a planned network's input; ``images`` are the data's own.
+
+    Raises:
+        KeyError: the plan names a technique that is not installed.
+    """
+    return next((hook.input_size for hook in bind(plan) if hook.input_size), images)
 
 
 def planned_table(network: Network, plan: CompressionPlan) -> ShapeTable:

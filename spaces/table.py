@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from hardware_profiles import HardwareProfile, OpShape
 
 CostFunction = Callable[[str, OpShape, int], float]
+Size = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,19 @@ class Row:
     in_width: Width
     out_width: Width
     bits: int = 32
+    # (the network's input, this operator's input, its output), for every smaller input.
+    sizes: tuple[tuple[Size, Size, Size], ...] = ()
+
+    def at_input(self, size: Size) -> Row:
+        """The operator when the network's input has ``size``.
+
+        Raises:
+            KeyError: the network was not traced at that size.
+        """
+        for whole, in_size, out_size in self.sizes:
+            if whole == size:
+                return replace(self, shape=replace(self.shape, in_size=in_size, out_size=out_size))
+        raise KeyError(size)
 
     def at(self, kept: Mapping[str, int]) -> tuple[Row, OpShape]:
         """The operator and its shape under a choice of widths.
@@ -90,6 +104,14 @@ class ShapeTable:
             before = before if row.layer is None else bits.get(row.layer, row.bits)
             rows.append(replace(row, bits=before))
         return replace(self, rows=tuple(rows))
+
+    def at_input(self, size: Size) -> ShapeTable:
+        """The same network on a smaller input.
+
+        Raises:
+            KeyError: the network was not traced at that size.
+        """
+        return replace(self, rows=tuple(row.at_input(size) for row in self.rows))
 
     def without(self, module: str) -> ShapeTable:
         """The same network with one module left out (it becomes the identity)."""

@@ -23,7 +23,7 @@ from torch import nn
 from hardware_profiles import HardwareProfile
 from spaces.dimension import Dimension, ParamValue
 from spaces.network import Network
-from spaces.table import ShapeTable
+from spaces.table import ShapeTable, Size
 
 ENTRY_POINTS = "compression_search.techniques"
 Setting = Mapping[str, Any]
@@ -65,7 +65,8 @@ class Hooks:
 
     ``prepare`` changes the architecture in place before training; ``constrain`` and ``release``
     put training-time constraints (fake quantization) on and take them off again; ``loss`` gives
-    the training loss; ``export`` rewrites the exported file.
+    the training loss; ``export`` rewrites the exported file; ``input_size`` is the height and
+    width of the network's input where they are not those of the data's images.
     """
 
     prepare: Callable[[nn.Module, PrepareContext], None] | None = None
@@ -73,6 +74,7 @@ class Hooks:
     release: Callable[[nn.Module], None] | None = None
     loss: Callable[[LossInputs], torch.Tensor] | None = None
     export: Callable[[Path, Path, ExportContext], None] | None = None
+    input_size: Size | None = None
 
 
 class Technique:

@@ -76,7 +76,13 @@ def check_technique(
         assert technique.without(setting, ()) == setting
         if setting:
             kept = CompressionPlan({technique.name: setting}).settings[technique.name]
-            _check_hooks(technique, technique.bind(kept), make, profile)
+            hooks = technique.bind(kept)
+            _check_hooks(technique, hooks, make, profile)
+            if hooks.input_size:
+                model = seeded(make)
+                smaller = trace(model, (IMAGE[0], *hooks.input_size)).table.shapes()
+                planned = technique.reshape(kept, network.table).shapes()
+                assert [shape for _, shape in planned] == [shape for _, shape in smaller]
 
 
 def _check_hooks(
@@ -89,13 +95,16 @@ def _check_hooks(
     context = PrepareContext(trace(model, IMAGE), pictures(8), torch.arange(8) % CLASSES)
     if hooks.prepare:
         hooks.prepare(model, context)
-    shape = (4, CLASSES)
-    assert model.eval()(pictures(4)).shape == shape
+    shape, images = (4, CLASSES), pictures(4)
+    if hooks.input_size:
+        assert all(s < whole for s, whole in zip(hooks.input_size, IMAGE[1:], strict=True))
+        images = images[:, :, : hooks.input_size[0], : hooks.input_size[1]]
+    assert model.eval()(images).shape == shape
     keys = set(model.state_dict())
     if hooks.constrain:
         assert hooks.release, f"{technique.name} puts constraints on and can't take them off"
         hooks.constrain(model, context)
-        assert model.train()(pictures(4)).shape == shape
+        assert model.train()(images).shape == shape
         hooks.release(model)
     assert set(model.state_dict()) == keys
     if hooks.loss:

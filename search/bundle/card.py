@@ -9,6 +9,7 @@ from search.report import words
 from search.report.figures import value
 from search.result import Finalist, SearchResult
 from search.summary import Contender, baseline_of, contender, metric_title, simple_of
+from spaces.space import input_size
 
 
 def model_card(result: SearchResult, finalist: Finalist, golden_images: int) -> str:
@@ -16,7 +17,8 @@ def model_card(result: SearchResult, finalist: Finalist, golden_images: int) -> 
     data, bound = result.data, finalist.bound
     winner = contender(finalist.trial, result.metric, finalist.test)
     metric = metric_title(result.metric)
-    shape = ", ".join(map(str, ("batch", data.preprocess.channels, *data.preprocess.size)))
+    size = input_size(finalist.trial.plan, data.preprocess.size)
+    shape = ", ".join(map(str, ("batch", data.preprocess.channels, *size)))
     return f"""---
 # To be filled by the owner of the model and its data:
 license:

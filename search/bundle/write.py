@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from evaluators.resize import resized_pixels
 from search.bundle.card import model_card
 from search.bundle.golden import golden_split, outputs_of
 from search.bundle.manifest import write_manifest
@@ -19,6 +21,7 @@ from search.report.figures import figures_of, find
 from search.result import Finalist, SearchResult
 from search.task import Split
 
+from spaces.space import input_size
 BUNDLE = "best"
 CHECKS_VERSION = 1
 MIN_AGREEMENT = 0.995  # int8 kernels of another architecture may round a borderline image
@@ -55,8 +58,11 @@ def write_bundle(folder: Path, result: SearchResult, finalist: Finalist, model: 
 def _fill(bundle: Path, result: SearchResult, finalist: Finalist, model: Path) -> None:
     data, threads = result.data, result.profile.runtime.threads
     shutil.copyfile(model, bundle / "model.onnx")
+    size = input_size(finalist.trial.plan, data.preprocess.size)
+    preprocess = replace(data.preprocess, size=size)
     golden = golden_split(data.test)
-    outputs = outputs_of(bundle / "model.onnx", golden.images, data.preprocess, threads)
+    golden = replace(golden, images=resized_pixels(golden.images, size))
+    outputs = outputs_of(bundle / "model.onnx", golden.images, preprocess, threads)
     (bundle / "golden").mkdir()
     for name, array in (
         ("images", golden.images),
@@ -66,7 +72,7 @@ def _fill(bundle: Path, result: SearchResult, finalist: Finalist, model: Path) -
         np.save(bundle / "golden" / f"{name}.npy", array, allow_pickle=False)
     _write_json(bundle / "plan.json", finalist.trial.plan.to_json())
     _write_json(bundle / "metrics.json", metrics_json(result, finalist))
-    _write_json(bundle / "preprocess.json", data.preprocess.to_json())
+    _write_json(bundle / "preprocess.json", preprocess.to_json())
     _write_json(bundle / "classes.json", list(data.classes))
     accuracy = float((outputs.argmax(1) == golden.labels).mean())
     _write_json(bundle / "checks.json", _checks(finalist, golden, accuracy, threads))

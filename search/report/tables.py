@@ -15,6 +15,7 @@ from search.summary import (
     Contender,
     baseline_of,
     contender,
+    input_rows,
     metric_title,
     on_validation,
     simple_of,
@@ -103,6 +104,8 @@ def comparison(result: SearchResult) -> list[Row]:
         _row(f"{metric.capitalize()}, validation", [_cell(c.validation) for c in shown]),
         _row("Size", [_sized(c, baseline) for c in shown]),
     ]
+    for title, *sizes in input_rows(result, [c.trial for c in shown]):
+        rows.append(Row(title.capitalize(), "height × width, pixels", tuple(map(Cell, sizes))))
     for name in ("peak_memory_bytes", *_WHERE_KNOWN):
         cells = [_cell(c.figures.measurements.get(name)) for c in shown]
         if name not in _WHERE_KNOWN or any(cell.text != words.UNKNOWN for cell in cells):

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from search.tracking.records import (
 )
 from search.tracking.spool import Spool
 from search.trial import Trial
+from spaces.space import input_size
 
 SENDER = Path(__file__).with_name("sender.py")
 CLOSE_WITHIN_S = 120.0
@@ -246,7 +248,9 @@ class MlflowTracker:
             records.append(self._artifact(report))
         if bundle and result.winner:
             records.append(self._artifact(bundle, to="bundle"))
-            example = result.data.preprocess.apply(result.data.test.images[:EXAMPLES])
+            stated = result.data.preprocess
+            size = input_size(result.winner.trial.plan, stated.size)
+            example = replace(stated, size=size).apply(result.data.test.images[:EXAMPLES])
             np.save(self._folder / "example.npy", example, allow_pickle=False)
             bound = result.winner.bound
             records.append(
