@@ -74,6 +74,7 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
             "profile": profile.name,
             "calibration": profile.counts.calibration_id if profile.counts else profile.name,
             "error_pct": error_pct,
+            "error_how": error_how,
             "caveat": profile.counts.caveat if profile.counts else "",
             "operators": rows(profile, ops, total),
         },

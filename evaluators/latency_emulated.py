@@ -71,6 +71,7 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
     found = latency_ms(profile, counted.total, threads)
     versions = emulator.find().versions()
     error = found.error_pct / 100
+    error_how = found.how + (f"; {found.caveat}" if found.caveat else "")
     return Measurement(
         name="latency_ms",
         value=found.latency_ms,
@@ -80,8 +81,7 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
             f"onnxruntime {versions['onnxruntime']} for aarch64 counted on an emulated "
             f"{emulator.CORES[profile.counts.qemu_cpu].qemu}, for {profile.title} "
             f"({profile.name}), {threads} thread{'s' if threads > 1 else ''}, batch 1; "
-            f"mean error {found.error_pct:g} %: {found.how}"
-            + (f"; {found.caveat}" if found.caveat else "")
+            f"mean error {found.error_pct:g} %: {error_how}"
         ),
         low=found.latency_ms / (1 + error),
         high=found.latency_ms * (1 + error),
@@ -94,6 +94,7 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
             "profile": profile.name,
             "calibration": found.calibration_id,
             "error_pct": found.error_pct,
+            "error_how": error_how,
             "caveat": found.caveat,
             "counts": dict(counted.total),
             "work": _shares(work_ms(profile, counted.total, threads)),

@@ -17,7 +17,8 @@ class Measurement:
     ``name`` ends in its unit where it has one (``latency_ms``, ``size_bytes``). ``low`` and
     ``high`` bound the figure where that is known: a confidence interval for what was measured,
     the held-out error for what was estimated. ``how`` is one sentence with runtime and version,
-    threads and device (or profile), enough to repeat it. ``detail`` is JSON.
+    threads and device (or profile), enough to repeat it. ``detail`` is JSON; where ``how`` ends in
+    a long account of the error, that is its ``error_how`` too.
     """
 
     name: str

@@ -107,10 +107,16 @@ class TestSplit:
 
 
 def front_of(trials: Iterable[Trial], metric: Metric) -> tuple[Trial, ...]:
-    """Completed trials that no other beats in both metric and latency, fastest first."""
+    """Completed trials that no other beats in both metric and latency, fastest first.
+
+    What breaks a limit on size, memory or latency is off it, as a plan that was rejected for that
+    is, the untouched model included. Of the drop the front shows the price: trials beyond that
+    limit are on it.
+    """
     front: ParetoFront[Trial] = ParetoFront()
     for trial in trials:
-        if trial.state == "complete" and trial.evaluation is not None:
+        meets_ceilings = all(by <= 0 for name, by in trial.violations.items() if name != "drop")
+        if trial.state == "complete" and trial.evaluation is not None and meets_ceilings:
             losses = (trial.evaluation.value("latency_ms"), -trial.evaluation.value(metric))
             front = front.add(Point(losses, trial))
     return tuple(point.payload for point in front)

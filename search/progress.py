@@ -161,7 +161,8 @@ class Score:
         if quality:
             parts.append(f"{metric_title(self.metric)} {words.percent(quality.value)}")
         if quality and reference and trial is not self.baseline:
-            parts.append(f"drop {words.points(reference.value - quality.value)}")
+            drop = reference.value - quality.value
+            parts.append(f"{'drop' if drop >= 0 else 'gain'} {words.points(abs(drop))}")
         return ", ".join(parts)
 
 
@@ -221,7 +222,8 @@ class PlainProgress(NullProgress):
         if trial.state == "complete" and not trial.feasible:
             told = f"{told} (breaks {_broken(trial)})"
         self.note(
-            f"trial {trial.number} ({words.origin(trial.origin)}) {trial.state}: {told}; "
+            f"trial {trial.number} ({words.origin(trial.origin)}) {trial.state}"
+            f"{', cached' if trial.cached else ''}: {told}; "
             f"{self._score.counted()}; {self._score.told_time()}"
         )
 

@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluators import Evaluation, Measurement
+from evaluators.drop import DropBound
 from search.report import words
 from search.report.figures import figures_of, value
 from search.result import Finalist, SearchResult
 from search.task import Metric
 from search.trial import Trial
-
 from spaces.space import input_size
+
 NOTHING = "–"
 BUNDLE = "best"  # the winner's folder in the study's
 STOPPED = {
@@ -114,6 +115,7 @@ def to_json(result: SearchResult) -> dict[str, Any]:
     """The object that ``--json`` prints; strict JSON, null for what was not evaluated.
 
     ``accuracy_*`` hold the metric named by ``metric``; ``winner.path`` is the bundle's folder.
+    What is on the front meets every limit but, where it is not ``feasible``, that of the drop.
     """
     states = [trial.state for trial in result.trials]
     simple, winner = simple_of(result), winner_of(result)
@@ -127,7 +129,6 @@ def to_json(result: SearchResult) -> dict[str, Any]:
             "images_needed": result.winner.images_needed,
             "path": str(result.folder / BUNDLE),
         }
-    front = [contender(trial, result.metric).to_json() for trial in result.front]
     shown = ("plan_id", "accuracy_validation", "latency_ms", "latency_tier", "size_bytes")
     return {
         "study": result.study,
@@ -141,9 +142,13 @@ def to_json(result: SearchResult) -> dict[str, Any]:
             "failed": states.count("failed"),
         },
         "baseline": baseline_of(result).to_json(),
-        "strongest_simple": simple.to_json() if simple else None,
+        "strongest_simple": simple and {**simple.to_json(), **_simple_proof(result)},
         "winner": ending,
-        "front": [{name: point[name] for name in shown} for point in front],
+        "front": [
+            {name: point[name] for name in shown} | {"feasible": trial.feasible}
+            for trial in result.front
+            for point in [contender(trial, result.metric).to_json()]
+        ],
         "blocking": list(result.blocking),
     }
 
@@ -157,12 +162,12 @@ def table(result: SearchResult) -> tuple[list[str], list[list[str]]]:
     rows = [
         ["trial", *(f"{c.trial.number}: {words.origin(c.trial.origin)}" for _, c in shown)],
         ["plan", *(c.trial.plan.plan_id for _, c in shown)],
+        *input_rows(result, [c.trial for _, c in shown]),
         [f"{metric}, validation", *(words.percent(_number(c.validation)) for _, c in shown)],
         [f"{metric}, test", *(words.percent(_number(c.test)) for _, c in shown)],
         ["drop on test", *_drop(result, len(shown), "drop")],
         ["shown to be at most", *_drop(result, len(shown), "bound")],
         ["latency", *(words.latency(value(c.figures, "latency_ms")) for _, c in shown)],
-        *input_rows(result, [c.trial for _, c in shown]),
         ["latency is", *(_source(c, "latency_ms") for _, c in shown)],
         ["speed-up", *(_speedup_with_interval(baseline, c) for _, c in shown)],
         ["size", *(words.size(value(c.figures, "size_bytes")) for _, c in shown)],
@@ -179,11 +184,6 @@ def table(result: SearchResult) -> tuple[list[str], list[list[str]]]:
     return ["", *(title for title, _ in shown)], told
 
 
-def closing(result: SearchResult) -> list[str]:
-    """The sentences that matter: what won and whether it is proved, or what stood in the way."""
-    if result.winner is None:
-        return ["No candidate meets the limits.", *result.blocking, *_closest(result)]
-    sentences = [_headline(result), _proof(result, result.winner)]
 def input_rows(result: SearchResult, trials: Sequence[Trial]) -> list[list[str]]:
     """The row of the inputs' sizes, where they are not all those of the images."""
     images = result.data.preprocess.size
@@ -193,8 +193,48 @@ def input_rows(result: SearchResult, trials: Sequence[Trial]) -> list[list[str]]
     return [["input", *(f"{height}x{width}" for height, width in sizes)]]
 
 
+def closing(result: SearchResult) -> list[str]:
+    """The sentences that matter: what won and whether it is proved, or what stood in the way."""
+    if result.winner is None:
+        return ["No candidate meets the limits.", *result.blocking, *_closest(result)]
+    sentences = [_headline(result), _proof(result, result.winner)]
+    if why := why_simple_lost(result):
+        sentences.append(why)
     latency = figures_of(result.winner.trial, result.winner.test).measurements.get("latency_ms")
-    return [*sentences, f"Latency: {latency.how}."] if latency else sentences
+    return [*sentences, f"Latency: {words.brief(latency)}."] if latency else sentences
+
+
+def why_simple_lost(result: SearchResult) -> str | None:
+    """One sentence where the winner is slower than the strongest simple baseline."""
+    simple, winner = result.strongest_simple, result.winner
+    if simple is None or winner is None or _search_ms(simple) >= _search_ms(winner.trial):
+        return None
+    name = f"Trial {simple.number} ({words.origin(simple.origin)}), the strongest simple one, is"
+    name += " faster but not proved"
+    bound = _simple_bound(result)
+    if bound is None:
+        return f"{name}."
+    seen = f"{name}: on the test images its {metric_title(result.metric)} {words.shown(bound)}"
+    seen += f" (the limit is {words.points(result.limits.max_drop)})"
+    if bound.shows(result.limits.max_drop):
+        seen += "; that proves nothing, as its turn comes after a candidate that failed"
+    return f"{seen}."
+
+
+def _simple_proof(result: SearchResult) -> dict[str, Any]:
+    bound = _simple_bound(result)
+    proved = {f.trial.number for f in result.finalists if f.proven}
+    return {
+        "drop": _finite(bound.drop) if bound else None,
+        "drop_bound": _finite(bound.bound) if bound else None,
+        "proven": result.strongest_simple is not None and result.strongest_simple.number in proved,
+    }
+
+
+def _simple_bound(result: SearchResult) -> DropBound | None:
+    """The drop of the strongest simple baseline on the test split; by itself it proves nothing."""
+    drop = result.simple_test.measurements.get("drop") if result.simple_test else None
+    return DropBound(**drop.detail) if drop and drop.detail else None
 
 
 def stopped(result: SearchResult) -> str:
@@ -271,10 +311,7 @@ def _headline(result: SearchResult) -> str:
 
 def _proof(result: SearchResult, winner: Finalist) -> str:
     bound, metric = winner.bound, metric_title(result.metric)
-    seen = (
-        f"on {bound.images:,} test images its {metric} drops by {words.points(bound.drop)}, "
-        f"with {words.percent(bound.confidence)} confidence by at most {words.points(bound.bound)}"
-    )
+    seen = f"on {bound.images:,} test images its {metric} {words.shown(bound)}"
     limit = f"the limit is {words.points(result.limits.max_drop)}"
     if winner.proven:
         return f"Proved: {seen} ({limit})."
@@ -303,6 +340,11 @@ def _drop(result: SearchResult, columns: int, name: str) -> list[str]:
     if result.winner is None:
         return [NOTHING] * columns
     return [*[NOTHING] * (columns - 1), words.points(getattr(result.winner.bound, name))]
+
+
+def _search_ms(trial: Trial) -> float:
+    """The latency by which the winner was chosen."""
+    return figures_of(trial).value("latency_ms")
 
 
 def _source(point: Contender, name: str) -> str:

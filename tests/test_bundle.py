@@ -114,6 +114,16 @@ def test_verify_names_the_file_when_it_is_missing(copy):
     assert "golden/labels.npy: is missing" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["model.onnx.data", "golden/more.npy", ".hidden", "a/b"])
+def test_verify_names_the_file_that_was_added(copy, name):
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_text("")
+    done = verify(copy)
+    assert done.returncode == 1
+    said = [line for line in done.stdout.splitlines() if line.startswith("FAILS")]
+    assert said == [f"FAILS  {name}: is not listed in manifest.sha256; remove it"]
+
+
 @pytest.mark.parametrize("name", ["manifest.sha256", "verify.py"])
 def test_verify_names_itself_and_the_manifest_when_a_byte_changed(copy, name):
     """Bytes drawn from the whole file, and every byte of the check that guards verify.py."""

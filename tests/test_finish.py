@@ -70,6 +70,18 @@ def test_front_holds_what_nothing_beats_fastest_first() -> None:
     assert [t.number for t in front_of(trials, "accuracy")] in ([3, 1, 0], [3, 1, 4, 0])
 
 
+def test_front_is_without_what_breaks_a_limit_other_than_the_drop() -> None:
+    limits = Limits(0.03, max_size_bytes=1000)
+    trials = [
+        trial(0, 0.95, 10.0, "baseline:fp32", limits=limits, size_bytes=5000),
+        trial(1, 0.89, 5.0, limits=limits, size_bytes=900),
+        trial(2, 0.40, 1.0, limits=limits, size_bytes=300),  # its drop is the price it shows
+        trial(3, 0.88, 0.5, limits=limits, size_bytes=1001),
+    ]
+    assert [t.number for t in front_of(trials, "accuracy")] == [2, 1]
+    assert front_of(trials[:1], "accuracy") == ()
+
+
 def test_strongest_simple_is_the_fastest_feasible_baseline_but_the_untouched_one() -> None:
     trials = [
         trial(0, 0.90, 1.0, "baseline:fp32"),

@@ -2,12 +2,13 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from evaluators import Evaluation, Measurement
+from search.report.verdict import verdict
 from search.summary import (
     baseline_of,
     contender,
@@ -68,7 +69,11 @@ def test_json_has_every_promised_key():
             "latency_ms",
             "latency_tier",
             "size_bytes",
+            "feasible",
         }
+    assert [point["feasible"] for point in told["front"]] == [
+        trial.feasible for trial in sample_result(FOLDER).front
+    ]
 
 
 def test_json_figures_are_those_of_the_result():
@@ -156,6 +161,69 @@ def test_summary_says_proved_and_what_to_type_next():
     assert "python 'runs/solar cells/best/verify.py'" in told
     assert "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db" in told
     assert sample_result(FOLDER).command in told.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("drop", "bound", "said"),
+    [
+        (0.0056, 0.02, "drops by 0.56 points, with 95 % confidence by at most 2 points"),
+        (0.0, 0.006, "does not drop, with 95 % confidence it drops by at most 0.6 points"),
+        (-0.01, 0.005, "rises by 1 point, with 95 % confidence it drops by at most 0.5 points"),
+        (-0.36, -0.3, "rises by 36 points, with 95 % confidence by at least 30 points"),
+    ],
+)
+def test_summary_tells_a_gain_from_a_drop(drop, bound, said):
+    told = " ".join(plain(summary(with_drop(sample_result(FOLDER), drop, bound))).split())
+    assert f"its accuracy {said} (the limit is 3 points)" in told
+
+
+def test_summary_leaves_the_account_of_the_error_to_the_files():
+    result = sample_result(FOLDER)
+    account = "mean error on many models, each left out of the fit; a caveat"
+    estimate = Measurement(
+        "latency_ms",
+        1.5,
+        "ms",
+        "estimated",
+        f"counted for a Pi, 1 thread; mean error 4 %: {account}; not measured, as it is gone",
+        detail={"error_how": account},
+    )
+    test = result.winner.test.merged(Evaluation.of([estimate]))
+    told = " ".join(
+        plain(summary(replace(result, winner=replace(result.winner, test=test)))).split()
+    )
+    assert account not in told
+    assert (
+        "Latency: counted for a Pi, 1 thread; mean error 4 % (of what, and its caveats: "
+        "metrics.json); not measured, as it is gone." in told
+    )
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [
+        (0.05, "by at most 5 points (the limit is 3 points)."),
+        (0.02, "(the limit is 3 points); that proves nothing, as its turn comes after a"),
+        (None, "the strongest simple one, is faster but not proved."),
+    ],
+)
+def test_summary_says_why_a_faster_simple_baseline_did_not_win(bound, said):
+    result = sample_result(FOLDER)
+    assert "faster but not proved" not in summary(result)
+    slow = with_figures(result.winner.trial, latency(60.0))
+    test = result.simple_test
+    if bound is not None:
+        seen = {**asdict(result.winner.bound), "drop": 0.0121, "bound": bound}
+        figure = Measurement("drop", 0.0121, "", "measured", "here", detail=seen)
+        test = test.merged(Evaluation.of([figure]))
+    beaten = replace(result, winner=replace(result.winner, trial=slow), simple_test=test)
+    assert result.strongest_simple.evaluation.value("latency_ms") < 60
+    told = " ".join(plain(summary(beaten)).split())
+    assert said in told
+    assert ("its accuracy drops by 1.21 points" in told) == (bound is not None)
+    shown = to_json(beaten)["strongest_simple"]
+    assert (shown["drop_bound"], shown["proven"]) == (bound, False)
+    assert "faster but not proved" in verdict(beaten).text
 
 
 def test_summary_says_why_the_search_ended():

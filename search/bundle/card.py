@@ -41,10 +41,10 @@ one score a class.
     python example.py
     python verify.py
 
-`example.py` classifies one image. `verify.py` checks that no file changed, that the model gives
-its expected answers on the {golden_images} golden images, and prints the latency on the machine
-where it runs; its exit code is 0 when everything holds. `sha256sum -c manifest.sha256` checks the
-files alone.
+`example.py` classifies one image. `verify.py` checks that no file changed or was added, that the
+model gives its expected answers on the {golden_images} golden images, and prints the latency on
+the machine where it runs; its exit code is 0 when everything holds. `sha256sum -c manifest.sha256`
+checks the files alone.
 
 ## What was shown
 
@@ -53,10 +53,10 @@ files alone.
 | | {metric}, test | latency | its source | size |
 | --- | --- | --- | --- | --- |
 {_rows(result, winner)}
-- **Drop.** {_capital(words.points(bound.drop))} of {metric} on {bound.images} test images that the
-  search never saw; at most {words.points(bound.bound)} with {words.percent(bound.confidence)}
-  confidence (one-sided, paired, {_plain(bound.method)}; {bound.lost} images lost, {bound.gained}
-  gained against the baseline). Asked: at most {words.points(result.limits.max_drop)}.
+- **Drop.** On {bound.images} test images that the search never saw {metric}
+  {words.shown(bound)} (one-sided, paired, {_plain(bound.method)};
+  {bound.lost} images lost, {bound.gained} gained against the baseline). Asked: a drop of at most
+  {words.points(result.limits.max_drop)}.
 - **Latency.** {_how(winner.figures.measurements.get("latency_ms"))}
 
 ## Data
@@ -143,10 +143,6 @@ def _notes(notes: tuple[str, ...]) -> str:
 def _environment(result: SearchResult) -> str:
     lines = (f"- {_plain(k)}: {_plain(v)}" for k, v in sorted(result.environment.items()))
     return "\n".join(lines)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _plain(text: str) -> str:

@@ -17,11 +17,12 @@ from search.bundle.card import model_card
 from search.bundle.golden import golden_split, outputs_of
 from search.bundle.manifest import write_manifest
 from search.bundle.metrics import metrics_json
+from search.report import words
 from search.report.figures import figures_of, find
 from search.result import Finalist, SearchResult
 from search.task import Split
-
 from spaces.space import input_size
+
 BUNDLE = "best"
 CHECKS_VERSION = 1
 MIN_AGREEMENT = 0.995  # int8 kernels of another architecture may round a borderline image
@@ -57,9 +58,9 @@ def write_bundle(folder: Path, result: SearchResult, finalist: Finalist, model: 
 
 def _fill(bundle: Path, result: SearchResult, finalist: Finalist, model: Path) -> None:
     data, threads = result.data, result.profile.runtime.threads
-    shutil.copyfile(model, bundle / "model.onnx")
     size = input_size(finalist.trial.plan, data.preprocess.size)
     preprocess = replace(data.preprocess, size=size)
+    shutil.copyfile(model, bundle / "model.onnx")
     golden = golden_split(data.test)
     golden = replace(golden, images=resized_pixels(golden.images, size))
     outputs = outputs_of(bundle / "model.onnx", golden.images, preprocess, threads)
@@ -86,7 +87,11 @@ def _fill(bundle: Path, result: SearchResult, finalist: Finalist, model: Path) -
 def _checks(finalist: Finalist, golden: Split, accuracy: float, threads: int) -> dict[str, Any]:
     """What ``verify.py`` holds the model to; accuracy may fall by what agreement allows."""
     latency = find(figures_of(finalist.trial, finalist.test), "latency_ms")
-    claim = latency and {"ms": latency.value, "source": latency.source, "how": latency.how}
+    claim = latency and {
+        "ms": latency.value,
+        "source": latency.source,
+        "how": words.brief(latency),
+    }
     return {
         "version": CHECKS_VERSION,
         "images": len(golden),

@@ -7,7 +7,14 @@ from typing import Literal
 
 from search.report import words
 from search.result import Finalist, SearchResult
-from search.summary import baseline_of, metric_title, simple_of, speedup, winner_of
+from search.summary import (
+    baseline_of,
+    metric_title,
+    simple_of,
+    speedup,
+    why_simple_lost,
+    winner_of,
+)
 
 Part = tuple[str, bool]  # text, and whether it is stressed
 
@@ -68,6 +75,8 @@ def verdict(result: SearchResult) -> Verdict:
         f"Tested on {bound.images:,} images that the search never saw: "
         f"{bound.lost:,} lost, {bound.gained:,} gained."
     )
+    if why := why_simple_lost(result):
+        seen += f" {why}"
     if winner.proven:
         return Verdict("proven", "Proven", f"{at_most}; the limit is {limit}. {seen}")
     enough = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from evaluators import Measurement
+from evaluators.drop import DropBound
 
 UNKNOWN = "not evaluated"
 NOTHING = "–"
@@ -110,6 +111,26 @@ def source(measurement: Measurement | None) -> str:
     if measurement.source == "measured" or low is None or high is None or value == 0:
         return measurement.source
     return f"estimated ±{NBSP}{(high - low) / 2 / abs(value):.0%}".replace("%", f"{NBSP}%")
+
+
+def brief(measurement: Measurement) -> str:
+    """How a figure was come by, without the account of its error, which ``metrics.json`` has."""
+    account = (measurement.detail or {}).get("error_how")
+    if not account or f": {account}" not in measurement.how:
+        return measurement.how
+    return measurement.how.replace(f": {account}", " (of what, and its caveats: metrics.json)")
+
+
+def shown(bound: DropBound) -> str:
+    """``drops by 0.56 points, with 95 % confidence by at most 1.8 points``; or ``rises by`` it."""
+    if bound.drop > 0:
+        seen, most = f"drops by {points(bound.drop)}", f"by at most {points(bound.bound)}"
+    else:
+        seen = f"rises by {points(-bound.drop)}" if bound.drop < 0 else "does not drop"
+        most = f"it drops by at most {points(bound.bound)}"
+        if bound.bound < 0:
+            most = f"by at least {points(-bound.bound)}"
+    return f"{seen}, with {percent(bound.confidence)} confidence {most}"
 
 
 def origin(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evaluators import Measurement
+from search.report import words
 from search.report.figures import figures_of
 from search.result import Finalist, SearchResult
 from search.summary import (
@@ -101,7 +102,7 @@ def trial_tags(trial: Trial) -> dict[str, str]:
         tags["mlflow.note.content"] = trial.reason
     for name, figure in figures_of(trial).measurements.items():
         if name == "latency_ms":
-            tags |= {"latency_source": figure.source, "latency_how": figure.how}
+            tags |= {"latency_source": figure.source, "latency_how": words.brief(figure)}
     return {name: text[:MAX_TAG] for name, text in tags.items()}
 
 

@@ -4,8 +4,8 @@
     python verify.py --max-latency 5      the 50th percentile must also be at most 5 ms
     python verify.py --json               one JSON object on standard output
 
-What must hold: no file changed, and the model answers on this machine as it did where it was
-bundled. The latency here is printed, and is a condition only with ``--max-latency``.
+What must hold: no file changed or was added, and the model answers on this machine as it did
+where it was bundled. The latency here is printed, and is a condition only with ``--max-latency``.
 """
 
 from __future__ import annotations
@@ -33,19 +33,22 @@ MIN_RUNS, MAX_RUNS = 5, 2000
 
 
 def changed_files() -> list[str]:
-    """One sentence for each file that is missing or not as listed; empty when all are."""
+    """One sentence for each file that is missing, not as listed or not listed at all."""
     lines = (HERE / "manifest.sha256").read_bytes().splitlines(keepends=True)
     listed, seal = b"".join(lines[:-1]), b"".join(lines[-1:])
     if seal != f"# {hashlib.sha256(listed).hexdigest()}\n".encode():
         return ["manifest.sha256: does not match its own last line; copy the bundle again"]
-    found = []
+    found, names = [], {"manifest.sha256"}
     for line in listed.decode().splitlines():
         expected, name = line.split("  ", 1)
         path = HERE / name
+        names.add(name)
         if not path.is_file():
             found.append(f"{name}: is missing; copy the bundle again")
         elif hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             found.append(f"{name}: is not the file that manifest.sha256 lists; copy it again")
+    there = {p.relative_to(HERE).as_posix() for p in HERE.rglob("*") if not p.is_dir()}
+    found += [f"{n}: is not listed in manifest.sha256; remove it" for n in sorted(there - names)]
     return found
 
 
