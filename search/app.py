@@ -119,7 +119,7 @@ def prepare(
     teacher.load_state_dict(weights)
     told("asking the teacher", None)
     with hardware.threads(network.table.macs, settings.batch_size):
-        views = teacher_views(task, teacher, hardware, request.seed)
+        views = teacher_views(task, teacher, hardware, request.seed, network.last_layer)
     context = EvaluationContext(
         profile=request.profile,
         images=data.preprocess.apply(data.validation.images),

@@ -17,7 +17,8 @@ from search.errors import InputError
 from search.fingerprint import model_fingerprint
 from search.functions import one_line
 from search.task import Split, Task
-from search.train import Hardware, TrainSettings, Views, train
+from search.train import Features, Hardware, TrainSettings, Views, train
+from spaces.features import watched
 from spaces.technique import LossInputs
 
 BASELINE = TrainSettings(epochs=15, learning_rate=1e-3)
@@ -73,13 +74,26 @@ def baseline_weights(
     return model.state_dict()
 
 
-def teacher_views(task: Task, teacher: nn.Module, hardware: Hardware, seed: int) -> Views:
-    """Augmented views of the training images with the teacher's logits on each."""
+def teacher_views(
+    task: Task, teacher: nn.Module, hardware: Hardware, seed: int, layer: str | None = None
+) -> Views:
+    """Augmented views of the training images with the teacher's logits on each.
+
+    ``layer`` is the network's last: what it reads is kept, too.
+    """
     split = task.data.train
     axes = mirror_axes(task, teacher, hardware)
     images = _views(split, axes, seed)
-    logits = torch.stack([_logits(task, teacher, hardware, view) for view in images])
-    return Views(images, logits, torch.from_numpy(split.labels))
+    answers = [_answers(task, teacher, hardware, view, layer) for view in images]
+    logits = torch.stack([given for given, _ in answers])
+    read = [features for _, features in answers if features is not None]
+    features = Features(layer, _half(torch.stack(read))) if layer and read else None
+    return Views(images, logits, torch.from_numpy(split.labels), features)
+
+
+def _half(features: torch.Tensor) -> torch.Tensor:
+    """As float16, scaled by their largest value to fit."""
+    return (features / features.abs().amax().clamp_min(1e-12)).half()
 
 
 def mirror_axes(task: Task, teacher: nn.Module, hardware: Hardware) -> tuple[int, ...]:
@@ -88,7 +102,8 @@ def mirror_axes(task: Task, teacher: nn.Module, hardware: Hardware) -> tuple[int
     images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
 
     def score(x: torch.Tensor) -> float:
-        return float((_logits(task, teacher, hardware, x).argmax(1) == labels).float().mean())
+        logits, _ = _answers(task, teacher, hardware, x, None)
+        return float((logits.argmax(1) == labels).float().mean())
 
     plain = score(images)
     return tuple(axis for axis in (2, 3) if score(images.flip(axis)) >= plain - MIRROR_LOSS)
@@ -102,16 +117,19 @@ def _views(split: Split, axes: tuple[int, ...], seed: int) -> torch.Tensor:
     return torch.stack([plain, *changed])
 
 
-def _logits(
-    task: Task, teacher: nn.Module, hardware: Hardware, pixels: torch.Tensor
-) -> torch.Tensor:
+def _answers(
+    task: Task, teacher: nn.Module, hardware: Hardware, pixels: torch.Tensor, layer: str | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Logits (N, classes) and, where ``layer`` is one of the teacher's, features (N, F)."""
     model = hardware.place(teacher).eval()
-    found = []
-    with torch.no_grad(), hardware.autocast():
+    logits, features = [], []
+    with torch.no_grad(), hardware.autocast(), watched(model, layer) as watch:
         for start in range(0, len(pixels), _BATCH):
             x = hardware.network_input(pixels[start : start + _BATCH], task.data.preprocess)
-            found.append(model(x).float().cpu())
-    return torch.cat(found)
+            logits.append(model(x).float().cpu())
+            if watch.features is not None:
+                features.append(watch.features.float().cpu())
+    return torch.cat(logits), torch.cat(features) if features else None
 
 
 def _labels_only(batch: LossInputs) -> torch.Tensor:

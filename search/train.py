@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from evaluators.resize import resize_weights
 from hardware_profiles.host import cpu_flags
 from search.task import Preprocess
+from spaces.features import watched
 from spaces.technique import LossInputs
 
 Loss = Callable[[LossInputs], torch.Tensor]
@@ -34,22 +36,38 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class Features:
+    """What the teacher's ``layer`` reads: float16 (V, N, F), up to a factor."""
+
+    layer: str
+    values: torch.Tensor
+
+
+class Batch(NamedTuple):
+    """Some of the images of ``Views``, each in one view; ``features`` (N, F) where known."""
+
+    images: torch.Tensor
+    logits: torch.Tensor
+    labels: torch.Tensor
+    features: torch.Tensor | None
+
+
+@dataclass(frozen=True)
 class Views:
     """Training images as the teacher saw them, several times over.
 
     ``images`` uint8 (V, N, C, H, W): V augmented views of each image; ``logits`` float
-    (V, N, classes) are the teacher's on exactly those; ``labels`` int64 (N,). The teacher runs
-    once per view and search, not once per batch and trial.
+    (V, N, classes) and ``features`` are the teacher's on exactly those; ``labels`` int64 (N,).
+    The teacher runs once per view and search, not once per batch and trial.
     """
 
     images: torch.Tensor
     logits: torch.Tensor
     labels: torch.Tensor
+    features: Features | None = None
 
-    def batches(
-        self, size: int, generator: torch.Generator
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """One epoch in random order, each image in a random view: images, logits, labels."""
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """One epoch in random order, each image in a random view."""
         views, count = self.logits.shape[:2]
         order = torch.randperm(count, generator=generator)
         chosen = torch.randint(0, views, (count,), generator=generator)
@@ -58,7 +76,12 @@ class Views:
             if len(index) < 2:  # batch norm needs two values
                 return
             view = chosen[index]
-            yield self.images[view, index], self.logits[view, index], self.labels[index]
+            yield Batch(
+                self.images[view, index],
+                self.logits[view, index],
+                self.labels[index],
+                None if self.features is None else self.features.values[view, index].float(),
+            )
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -159,27 +182,33 @@ def train(
     )
     step = 0
     constrained = False
-    while step < total:
-        for images, teacher, labels in views.batches(settings.batch_size, generator):
-            if constrain is not None and not constrained and step >= constrain_at * total:
-                constrain(model)
-                constrained = True
-            x = hardware.network_input(images, preprocess)
-            with hardware.autocast():
-                logits = model(x)
-            batch = LossInputs(
-                logits.float(), teacher.to(hardware.device), labels.to(hardware.device)
-            )
-            value = loss(batch)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
-            step += 1
-            after_batch(step / total)
-            if step == total:
-                break
+    layer = views.features.layer if views.features else None
+    with watched(model, layer) as watch:
+        while step < total:
+            for seen in views.batches(settings.batch_size, generator):
+                if constrain is not None and not constrained and step >= constrain_at * total:
+                    constrain(model)
+                    constrained = True
+                x = hardware.network_input(seen.images, preprocess)
+                with hardware.autocast():
+                    logits = model(x)
+                batch = LossInputs(
+                    logits.float(),
+                    seen.logits.to(hardware.device),
+                    seen.labels.to(hardware.device),
+                    None if watch.features is None else watch.features.float(),
+                    None if seen.features is None else seen.features.to(hardware.device),
+                )
+                value = loss(batch)
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+                optimizer.step()
+                schedule.step()
+                step += 1
+                after_batch(step / total)
+                if step == total:
+                    break
     model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
@@ -206,11 +235,11 @@ def recalibrate(
     model = hardware.place(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for seen, (images, _, _) in enumerate(views.batches(64, generator)):
+        for seen, batch in enumerate(views.batches(64, generator)):
             if seen == batches:
                 break
             with hardware.autocast():
-                model(hardware.network_input(images, preprocess))
+                model(hardware.network_input(batch.images, preprocess))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

@@ -1,7 +1,8 @@
-"""Knowledge distillation: the student learns from the untouched model's logits.
+"""Knowledge distillation: the student learns from the untouched model's logits and features.
 
 Hinton, Vinyals, Dean 2015: cross-entropy with the labels, mixed with the divergence from the
-teacher's softened distribution, scaled by the squared temperature.
+teacher's softened distribution, scaled by the squared temperature. Beside it, that images look
+alike to the student where they look alike to the teacher (``features.similarity_loss``).
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ from torch.nn import functional
 
 from hardware_profiles import HardwareProfile
 from spaces.dimension import Dimension, ParamValue, Real
+from spaces.features import similarity_loss
 from spaces.network import Network
 from spaces.technique import Hooks, LossInputs, Setting, Technique
 
-DEFAULT = {"temperature": 4.0, "weight": 0.7}
+DEFAULT = {"temperature": 4.0, "weight": 0.7, "features": 5.0}
 
 
 class Distillation(Technique):
-    """Temperature, and the weight of the teacher's part of the loss (0: labels only)."""
+    """Temperature, the share of the teacher's logits in the loss, the weight of its features.
+
+    A weight or share of 0 leaves that part out.
+    """
 
     name = "distillation"
     order = 40
@@ -30,10 +35,11 @@ class Distillation(Technique):
         network: Network,
         profile: HardwareProfile,
     ) -> tuple[Dimension, ...]:
-        """Temperature and weight."""
+        """Temperature, share and weight."""
         return (
             Real("distillation/temperature", 1.0, 10.0, log=True),
             Real("distillation/weight", 0.0, 1.0),
+            Real("distillation/features", 0.0, 20.0),
         )
 
     def decode(
@@ -46,6 +52,7 @@ class Distillation(Technique):
         setting = {
             "temperature": round(float(params["distillation/temperature"]), 1),
             "weight": round(float(params["distillation/weight"]), 2),
+            "features": round(float(params["distillation/features"]), 1),
         }
         return {} if setting == DEFAULT else setting
 
@@ -63,7 +70,7 @@ class Distillation(Technique):
         values = {**DEFAULT, **setting}
 
         def loss(batch: LossInputs) -> torch.Tensor:
-            return distillation_loss(batch, values["temperature"], values["weight"])
+            return distillation_loss(batch, **values)
 
         return Hooks(loss=loss)
 
@@ -71,8 +78,13 @@ class Distillation(Technique):
 TECHNIQUE = Distillation()
 
 
-def distillation_loss(batch: LossInputs, temperature: float, weight: float) -> torch.Tensor:
-    """``(1 - weight) * CE(student, labels) + weight * T^2 * KL(teacher_T || student_T)``."""
+def distillation_loss(
+    batch: LossInputs, temperature: float, weight: float, features: float
+) -> torch.Tensor:
+    """``(1 - weight) * CE(student, labels) + weight * T^2 * KL(teacher_T || student_T)``.
+
+    Where the batch has features, ``features`` times ``similarity_loss`` is added.
+    """
     hard = functional.cross_entropy(batch.student, batch.labels)
     soft = functional.kl_div(
         functional.log_softmax(batch.student / temperature, dim=1),
@@ -80,4 +92,8 @@ def distillation_loss(batch: LossInputs, temperature: float, weight: float) -> t
         reduction="batchmean",
         log_target=True,
     )
-    return (1 - weight) * hard + weight * temperature**2 * soft
+    loss = (1 - weight) * hard + weight * temperature**2 * soft
+    if features and batch.student_features is not None and batch.teacher_features is not None:
+        alike = similarity_loss(batch.student_features, batch.teacher_features)
+        loss = loss + features * alike
+    return loss

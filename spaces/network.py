@@ -97,6 +97,12 @@ class Network:
     fixed: Mapping[str, str]
     sizes: tuple[Size, ...] = ()
 
+    @property
+    def last_layer(self) -> str | None:
+        """The layer that is called last, which reads what the others have made of an image."""
+        called = (row.layer for row in reversed(self.table.rows) if row.layer)
+        return next(called, None)
+
     def group(self, name: str) -> Group:
         """The group called ``name``.
 

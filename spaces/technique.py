@@ -43,11 +43,17 @@ class PrepareContext:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """One batch in training: logits (N, classes), the teacher's, and labels int64 (N,)."""
+    """One batch in training: logits (N, classes), the teacher's, and labels int64 (N,).
+
+    The features (N, F) are what the last layers read, the teacher's up to a factor; None where
+    either is not known. See ``spaces.features``.
+    """
 
     student: torch.Tensor
     teacher: torch.Tensor
     labels: torch.Tensor
+    student_features: torch.Tensor | None = None
+    teacher_features: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +110,11 @@ def _check_hooks(
     assert set(model.state_dict()) == keys
     if hooks.loss:
         student = torch.randn(4, CLASSES, requires_grad=True)
-        value = hooks.loss(LossInputs(student, torch.randn(4, CLASSES), torch.arange(4)))
+        batch = LossInputs(student, torch.randn(4, CLASSES), torch.arange(4))
+        value = hooks.loss(batch)
         assert value.shape == ()
+        seen = {"student_features": torch.rand(4, 3), "teacher_features": torch.rand(4, 7)}
+        assert torch.isfinite(hooks.loss(replace(batch, **seen)))
         value.backward()  # type: ignore[no-untyped-call]
         assert student.grad is not None
         assert torch.isfinite(student.grad).all()

@@ -37,7 +37,7 @@ from search.errors import InputError, SearchError
 from search.limits import Limits
 from search.models.build import Build
 from search.task import Task
-from search.train import Hardware, TrainSettings, Views
+from search.train import Features, Hardware, TrainSettings, Views
 from search.worker import Job, Outcome, Workbench, run_job
 from spaces import CompressionPlan, pruning
 from spaces.network import trace
@@ -226,6 +226,7 @@ def a_bench(folder: Path) -> Workbench:
             torch.stack([images, images.flip(3)]),
             torch.randn(2, len(images), CLASSES),
             torch.from_numpy(data.train.labels),
+            Features("head", torch.rand(2, len(images), 24).half()),
         ),
         context=context,
         calibration=data.preprocess.apply(data.calibration.images),
@@ -274,6 +275,10 @@ def test_bench_survives_packing_but_for_the_test_images(tmp_path: Path) -> None:
         assert np.array_equal(mine.images, theirs.images)
         assert np.array_equal(mine.labels, theirs.labels)
     assert torch.equal(found.views.logits, bench.views.logits)
+    assert found.views.features is not None
+    assert bench.views.features is not None
+    assert found.views.features.layer == bench.views.features.layer
+    assert torch.equal(found.views.features.values, bench.views.features.values)
     assert all(torch.equal(found.weights[name], bench.weights[name]) for name in bench.weights)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import space_of
-from networks import CLASSES, IMAGE, Residual, seeded
+from networks import CLASSES, IMAGE, NETWORKS, Residual, pictures, seeded
 from torch import nn
 from torch.nn import functional
 
@@ -20,6 +20,7 @@ from search.errors import InputError
 from search.task import DataSet, Preprocess, Split, Task
 from search.teacher import VIEWS, baseline_weights, mirror_axes, teacher_views
 from search.train import (
+    Features,
     Hardware,
     TrainSettings,
     Views,
@@ -30,6 +31,7 @@ from search.train import (
 )
 from spaces import fakequant
 from spaces.distillation import DEFAULT, TECHNIQUE, distillation_loss
+from spaces.features import similarity_loss, watched
 from spaces.technique import LossInputs
 
 CPU = Hardware(torch.device("cpu"), bfloat16=False)
@@ -164,20 +166,23 @@ def test_batches_hold_every_image_once_and_no_single_one() -> None:
     """Batch norm needs two values, so that a batch of one is left out."""
     views = views_of(bright_and_dark(65))
     batches = list(views.batches(32, torch.Generator().manual_seed(0)))
-    assert [len(labels) for _, _, labels in batches] == [32, 32]
+    assert [len(batch.labels) for batch in batches] == [32, 32]
     assert len(batches) == steps_per_epoch(65, 32)
     assert steps_per_epoch(66, 32) == 3
     assert steps_per_epoch(64, 32) == 2
     numbered = replace(views, labels=torch.arange(65))
-    seen = torch.cat([labels for _, _, labels in numbered.batches(32, torch.Generator())])
+    seen = torch.cat([batch.labels for batch in numbered.batches(32, torch.Generator())])
     assert len(seen.unique()) == 64
 
 
-def test_logits_are_those_of_the_view_that_is_shown() -> None:
+def test_answers_are_those_of_the_view_that_is_shown() -> None:
     images = torch.arange(12).reshape(3, 4, 1, 1, 1).to(torch.uint8)
-    views = Views(images, torch.arange(12.0).reshape(3, 4, 1), torch.zeros(4, dtype=torch.int64))
-    for pixels, logits, _ in views.batches(4, torch.Generator().manual_seed(5)):
-        assert pixels.flatten().tolist() == logits.flatten().tolist()
+    answers = torch.arange(12.0).reshape(3, 4, 1)
+    views = Views(images, answers, torch.zeros(4, dtype=torch.int64), Features("fc", answers))
+    for batch in views.batches(4, torch.Generator().manual_seed(5)):
+        assert batch.features is not None
+        shown = batch.images.flatten().tolist()
+        assert shown == batch.logits.flatten().tolist() == batch.features.flatten().tolist()
 
 
 def test_rate_warms_up_and_fades_out() -> None:
@@ -195,22 +200,99 @@ def test_distillation_loss_is_hintons() -> None:
     divergence = p * math.log(p / (1 - p)) + (1 - p) * math.log((1 - p) / p)
     hard = math.log(1 + math.exp(-2))
     expected = 0.25 * hard + 0.75 * 4 * divergence
-    assert distillation_loss(batch, 2.0, 0.75).item() == pytest.approx(expected, rel=1e-5)
-    assert distillation_loss(batch, 2.0, 0.0).item() == pytest.approx(hard, rel=1e-5)
+    assert distillation_loss(batch, 2.0, 0.75, 1.0).item() == pytest.approx(expected, rel=1e-5)
+    assert distillation_loss(batch, 2.0, 0.0, 1.0).item() == pytest.approx(hard, rel=1e-5)
     same = LossInputs(student, student, torch.tensor([0]))
-    assert distillation_loss(same, 3.0, 1.0).item() == pytest.approx(0.0, abs=1e-6)
+    assert distillation_loss(same, 3.0, 1.0, 1.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_similarity_of_two_images_is_that_computed_by_hand() -> None:
+    # Alike to the student: both rows of products are (1, 1), scaled (0.7, 0.7). Not at all
+    # alike to the teacher: (1, 0) and (0, 1).
+    student, teacher = torch.ones(2, 3), 5 * torch.eye(2)
+    by_hand = (1 - math.sqrt(0.5)) ** 2 + 0.5
+    assert similarity_loss(student, teacher).item() == pytest.approx(by_hand, rel=1e-5)
+    batch = LossInputs(
+        torch.zeros(2, 2), torch.zeros(2, 2), torch.tensor([0, 1]), student, teacher
+    )
+    without = distillation_loss(batch, 2.0, 0.5, 0.0).item()
+    assert distillation_loss(batch, 2.0, 0.5, 3.0).item() == pytest.approx(without + 3 * by_hand)
+
+
+def test_similarity_heeds_angles_alone() -> None:
+    teacher = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    turned, _ = torch.linalg.qr(torch.randn(9, 4, generator=torch.Generator().manual_seed(1)))
+    student = 0.1 * teacher @ turned.T  # other channels, the same similarities
+    assert similarity_loss(student, teacher).item() == pytest.approx(0.0, abs=1e-6)
+    assert similarity_loss(student.roll(1, 0), teacher).item() > 0.1
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_features_are_what_the_last_layer_reads(name: str) -> None:
+    model, images = seeded(NETWORKS[name]), pictures(5)
+    layer = space_of(name).network.last_layer
+    assert layer == "head"
+    with watched(model, layer) as watch, torch.no_grad():
+        logits = model(images)
+    assert watch.features is not None
+    torch.testing.assert_close(model.head(watch.features), logits)
+    assert not model.head._forward_pre_hooks
+
+
+def test_features_of_maps_and_tokens_are_averaged() -> None:
+    class Scorer(nn.Module):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+    for layer, x, expected in (
+        (nn.Conv2d(3, 2, 1), pictures(4), pictures(4).mean((2, 3))),
+        (nn.Linear(12, 2), pictures(4), pictures(4).mean((1, 2))),
+    ):
+        with watched(model := Scorer(layer), "layer") as watch:
+            model(x)
+        torch.testing.assert_close(watch.features, expected)
+    with watched(model, "left out") as watch:
+        model(x)
+    assert watch.features is None
+
+
+def test_training_sees_the_features_of_teacher_and_student() -> None:
+    task, teacher = task_of(count=80), seeded(Residual)
+    views = teacher_views(task, teacher, CPU, 0, "head")
+    assert views.features is not None
+    apart = []
+    for weight in (0.0, 5.0):
+        student = seeded(Residual, 1)
+
+        def weighted(batch: LossInputs, weight: float = weight) -> torch.Tensor:
+            return distillation_loss(batch, 4.0, 0.7, weight)
+
+        settings = TrainSettings(4, batch_size=40)
+        train(student, views, PREPROCESS, weighted, settings, CPU, lambda _: None)
+        assert not student.head._forward_pre_hooks
+        with watched(student, "head") as watch, torch.no_grad():
+            student(CPU.network_input(views.images[0], PREPROCESS))
+        assert watch.features is not None
+        kept = views.features.values[0].float()
+        apart.append(similarity_loss(watch.features, kept).item())
+    assert apart[1] < 0.5 * apart[0]
 
 
 def test_planned_distillation_is_what_trains() -> None:
     space = space_of()
     values = space.encode(space.decode(space.encode(space.canonical({}))))
     values |= {"distillation/temperature": 2.04, "distillation/weight": 0.251}
+    values |= {"distillation/features": 0.04}
     setting = space.decode(values).settings["distillation"]
-    assert setting == {"temperature": 2.0, "weight": 0.25}
+    assert setting == {"temperature": 2.0, "weight": 0.25, "features": 0.0}
     hooks = TECHNIQUE.bind(setting)
     assert hooks.loss is not None
     batch = LossInputs(torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
-    assert torch.equal(hooks.loss(batch), distillation_loss(batch, 2.0, 0.25))
+    assert torch.equal(hooks.loss(batch), distillation_loss(batch, 2.0, 0.25, 0.0))
 
 
 def test_recalibration_gives_batch_norms_the_datas_statistics() -> None:
@@ -310,12 +392,18 @@ def test_own_weights_are_never_trained(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_teacher_sees_the_plain_images_first_and_answers_each_view() -> None:
     task, teacher = task_of(count=40), seeded(Residual)
-    views = teacher_views(task, teacher, CPU, seed=0)
+    views = teacher_views(task, teacher, CPU, 0, "head")
     assert views.images.shape == (VIEWS, 40, *IMAGE)
     assert torch.equal(views.images[0], torch.from_numpy(task.data.train.images))
-    for pixels, logits in zip(views.images, views.logits, strict=True):
-        with torch.no_grad():
+    assert views.features is not None
+    assert views.features.values.abs().max() == 1
+    for pixels, logits, kept in zip(
+        views.images, views.logits, views.features.values, strict=True
+    ):
+        with torch.no_grad(), watched(teacher, "head") as watch:
             torch.testing.assert_close(teacher(CPU.network_input(pixels, PREPROCESS)), logits)
+        assert watch.features is not None
+        assert similarity_loss(kept.float(), watch.features).item() < 1e-5
 
 
 def test_images_are_mirrored_where_the_teacher_does_not_mind() -> None:

@@ -27,7 +27,7 @@ from search.errors import SearchError
 from search.limits import Limits
 from search.models.build import Build
 from search.task import DataSet, Preprocess, Split, Task
-from search.train import Hardware, TrainSettings, Views
+from search.train import Features, Hardware, TrainSettings, Views
 from search.worker import Workbench
 from spaces.network import Network
 
@@ -58,6 +58,7 @@ def pack(bench: Workbench) -> Arrays:
         "device": context.device,
         "tier": tier(context),
         "confidence": context.confidence,
+        "features": bench.views.features and bench.views.features.layer,
     }
     arrays = {
         "plain": _bytes(json.dumps(plain).encode()),
@@ -72,6 +73,8 @@ def pack(bench: Workbench) -> Arrays:
         "validation": context.images,
         "validation_labels": context.labels,
     }
+    if bench.views.features is not None:
+        arrays["views_features"] = bench.views.features.values.numpy()
     if context.baseline_predictions is not None:
         arrays["baseline_predictions"] = context.baseline_predictions
     return arrays
@@ -91,6 +94,7 @@ def unpack(arrays: Arrays, *, plans: Path, scratch: Path, baseline: Path | None)
         _tensor(arrays["views_images"]),
         _tensor(arrays["views_logits"]),
         _tensor(arrays["views_labels"]),
+        plain["features"] and Features(plain["features"], _tensor(arrays["views_features"])),
     )
     images = arrays["views_images"][0]
     data = DataSet(
