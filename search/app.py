@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,10 +20,13 @@ from evaluators import Evaluation, EvaluationContext
 from evaluators.sessions import logits
 from hardware_profiles import HardwareProfile
 from hardware_profiles.host import cpu_name
-from search.backends import Resources
+from search.backends import Backend, Resources
+from search.backends.cached import CachedBackend
 from search.backends.finding import find_backend
 from search.baselines import UNTOUCHED, simple_plans
 from search.bundle import write_bundle
+from search.cache import EvaluationCache
+from search.cache_key import bench_parts, job_key
 from search.clock import Clock, OutOfTimeError
 from search.driver import Driver
 from search.errors import InputError
@@ -82,6 +86,7 @@ class Request:
     backend: str = "local"
     resources: Resources = field(default_factory=Resources)
     storage: str | None = None
+    cached: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,17 +164,12 @@ def prepare(
                 torch.from_numpy(data.calibration.labels),
                 hardware,
                 lambda done: told(SENSITIVITY, done),
+                sizes=network.sizes if "resolution" in request.opt_in else (),
             ),
         )
     return Prepared(bench, space, sensitivity)
 
 
-                sizes=network.sizes if "resolution" in request.opt_in else (),
-def identity_of(request: Request) -> dict[str, str]:
-    """What a resumed study must be of, but for the weights; trials and budget may grow."""
-    task, limits = request.task, request.limits
-    stated = asdict(limits)
-    stated.pop("require_proof")  # decides about the exit code alone
 def check_opt_in(space: SearchSpace, opt_in: Sequence[str]) -> None:
     """Sees to it that what was asked for can be had.
 
@@ -184,18 +184,23 @@ def check_opt_in(space: SearchSpace, opt_in: Sequence[str]) -> None:
             )
 
 
+def identity_of(request: Request) -> dict[str, str]:
+    """What a resumed study must be of, but for the weights; trials and budget may grow."""
+    task, limits = request.task, request.limits
+    stated = asdict(limits)
+    stated.pop("require_proof")  # decides about the exit code alone
     return {
         "model": task.model_spec,
         "data": task.data.fingerprint,
         "target": request.profile.name,
         "metric": task.metric,
         "limits": ", ".join(f"{k} {v:g}" for k, v in stated.items() if v is not None),
+        "techniques": ", ".join(sorted(request.opt_in)) or "the default ones",
         "sampler": request.sampler,
         "seed": str(request.seed),
     }
 
 
-        "techniques": ", ".join(sorted(request.opt_in)) or "the default ones",
 class Search:
     """One search over a prepared folder; ``run`` may be called once."""
 
@@ -257,6 +262,8 @@ class Search:
 
         kind = find_backend(self._request.backend)
         backend = kind.start(bench, self._request.resources, listen, self._progress.note)
+        if self._request.cached:
+            backend = self._with_cache(backend, bench)
         with closing(backend):
             driver = Driver(
                 study,
@@ -277,6 +284,13 @@ class Search:
         result = self._conclude(study, replace(prepared, bench=bench), stopped_by, clock)
         self._tracker.finish(result, self._folder.report, result.folder / "best")
         return result
+
+    def _with_cache(self, backend: Backend, bench: Workbench) -> Backend:
+        """What an earlier search has run isn't run again."""
+        request = self._request
+        cache = EvaluationCache(cache_folder() / "evaluations", self._progress.note)
+        parts = bench_parts(bench, request.backend, request.resources)
+        return CachedBackend(backend, cache, partial(job_key, parts), bench)
 
     def _preparing(self, stage: str, fraction: float | None) -> None:
         self._progress.stage(0, stage, fraction)

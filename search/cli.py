@@ -168,6 +168,11 @@ def build_parser() -> argparse.ArgumentParser:
         "folder; MLFLOW_TRACKING_URI is honored)",
     )
     add("--register", metavar="NAME", help="register the winner in MLflow under this name")
+    add(
+        "--no-cache",
+        action="store_true",
+        help="train and evaluate everything, also what an earlier search has",
+    )
     add("--dry-run", action="store_true", help="say what would be searched, and stop")
     add("--json", action="store_true", help="print the result as one line of JSON at the end")
     return parser
@@ -256,6 +261,7 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
         backend=args.backend,
         resources=resources,
         storage=args.storage,
+        cached=not args.no_cache,
         seed=args.seed,
         command=masked(
             shlex.join(["python", "-m", "search", *(a for a in given if a != "--resume")])

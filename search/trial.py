@@ -48,6 +48,11 @@ class Trial:
         return sum(self.stages.values())
 
     @property
+    def cached(self) -> bool:
+        """Nothing of it was computed: an earlier search had run the same."""
+        return set(self.stages) == {"cached"}
+
+    @property
     def is_baseline(self) -> bool:
         """One of the simple plans that stand beside every search."""
         return self.origin.startswith("baseline:")

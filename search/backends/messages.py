@@ -18,6 +18,7 @@ def job_to_json(job: Job) -> dict[str, Any]:
         "epochs": job.epochs,
         "constrained": job.constrained,
         "checkpoint": _text(job.checkpoint),
+        "exported": _text(job.exported),
     }
 
 
@@ -28,6 +29,7 @@ def job_from_json(data: Mapping[str, Any]) -> Job:
         data["epochs"],
         data["constrained"],
         _path(data["checkpoint"]),
+        _path(data["exported"]),
     )
 
 
