@@ -22,7 +22,7 @@ WAIT_S = 60.0
 
 
 def open_fake(argument: Any) -> Callable[[Mapping[str, Any], Listen], dict[str, Any]]:
-    """A worker's runner. The argument may say how long jobs sleep and where to write who works."""
+    """A worker's runner; the argument says how long jobs sleep and where to write who works."""
     argument = argument or {}
     if "unable" in argument:
         raise RuntimeError(argument["unable"])
@@ -31,6 +31,9 @@ def open_fake(argument: Any) -> Callable[[Mapping[str, Any], Listen], dict[str, 
             file.write(f"{os.getpid()}\n")
 
     def sleep_and_run(job: Mapping[str, Any], listen: Listen) -> dict[str, Any]:
+        if "begun" in argument:
+            with Path(argument["begun"]).open("a") as file:
+                file.write(f"{os.getpid()}\n")
         time.sleep(argument.get("sleep_s", 0))
         return run(job, listen)
 

@@ -1,4 +1,4 @@
-"""Runs jobs on a Ray cluster: Ray Tune places them and starts again what a dead node had.
+"""Runs jobs on a Ray cluster: Ray Tune places them; what a dead node had is started again.
 
 The driver stays the only one that decides and writes. Tune runs in a thread (or, through a
 ``ray://`` address, on the cluster's head) with a searcher that suggests what the driver posts.
@@ -160,11 +160,12 @@ class RayBackend:
         self._tune.start()
 
     def submit(self, ticket: int, job: Job) -> None:
-        """Posts the job, with its checkpoint."""
+        """Posts the job, with the files that it names."""
         from search.backends.messages import job_to_json
         from search.backends.on_ray.board import Posted
 
-        files = {} if job.checkpoint is None else {"checkpoint": job.checkpoint.read_bytes()}
+        named = {"checkpoint": job.checkpoint, "exported": job.exported}
+        files = {name: path.read_bytes() for name, path in named.items() if path is not None}
         self._posted += 1
         self._running[self._posted] = _Running(ticket, job.plan.plan_id)
         self._ask(self._board.post.remote(self._posted, Posted(job_to_json(job), files)))
@@ -326,7 +327,7 @@ def _tuner(
         run_config=tune.RunConfig(
             name="search",
             storage_path=folder,
-            failure_config=tune.FailureConfig(max_failures=1),
+            failure_config=tune.FailureConfig(max_failures=0),  # the board tries again
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),

@@ -20,7 +20,7 @@ def main(address: str, storage: str, folder: Path, trials: int) -> None:
 
     os.environ.update(ENVIRONMENT)
     connect(address, None)
-    argument = {"sleep_s": 0.5, "pids": str(folder / "pids")}
+    argument = {"sleep_s": 0.5, "begun": str(folder / "begun")}
     backend = RayBackend(
         "fake_jobs:open_fake", argument, Resources(1), folder / "plans", lambda *_: None, print
     )

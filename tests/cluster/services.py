@@ -40,6 +40,10 @@ def environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
+        # A node that was killed is missed within seconds, not a minute.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "5000",
+        "RAY_health_check_failure_threshold": "3",
         # Both nodes of a test are on this machine, which may be busy and short of disk.
         "RAY_local_fs_capacity_threshold": "0.999",
     }

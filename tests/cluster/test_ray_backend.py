@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from backend_contract import BackendContract, Make, ignore
+from backend_contract import BackendContract, Make, fake_job, ignore
 
 from search.backends import Listen, Resources
 from search.backends.ray import ENVIRONMENT, RayBackend
@@ -50,3 +50,15 @@ class TestRay(BackendContract):
                 return backend
 
             yield made
+
+
+def test_job_of_a_killed_worker_is_tried_once_more(tmp_path: Path) -> None:
+    notes: list[str] = []
+    with contextlib.closing(on_ray(tmp_path, 1, notes=notes)) as backend:
+        backend.submit(0, fake_job(die=str(tmp_path / "died")))
+        assert backend.next().outcome is not None
+        assert notes == ["The worker of trial 0 ended; the trial starts again."]
+        backend.submit(1, fake_job(always_die=True))
+        assert str(backend.next().error).startswith("its worker ended twice")
+        backend.submit(2, fake_job())
+        assert backend.next().outcome is not None

@@ -1,20 +1,23 @@
 """The notice board between the driver, Tune's searcher and the workers: one actor.
 
 The driver posts jobs, the searcher hands their tickets to Tune, a worker fetches the job of its
-ticket and tells how it goes. A ticket is used once. The actor lives on the driver's node and ends
-with the driver.
+ticket and tells how it goes. A ticket whose worker died is handed out again: Tune itself tries
+only those again that were running, not those that it was about to start on a worker just dead.
+The actor lives on the driver's node and ends with the driver.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 FINISHED = -1  # in place of a ticket: no more jobs will come
+ATTEMPTS = 2  # of a job whose worker dies while it runs
+LOSSES = 8  # of a job, before any worker has begun with it
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Board:
 
     def __init__(self) -> None:
         self._jobs: dict[int, Posted] = {}
-        self._begun: set[int] = set()
+        self._begun: Counter[int] = Counter()
+        self._lost: Counter[int] = Counter()
         self._waiting: deque[int] = deque()
         self._told: deque[Told] = deque()
         self._news = asyncio.Event()  # for the searcher
@@ -82,10 +86,22 @@ class Board:
         """The worker's: its job; None when one that died since has finished it."""
         if ticket not in self._jobs:
             return None
-        if ticket in self._begun:
+        if self._begun[ticket]:
             await self.tell(Told("again", ticket))
-        self._begun.add(ticket)
+        self._begun[ticket] += 1
         return self._jobs[ticket]
+
+    async def lose(self, ticket: int) -> None:
+        """The searcher's: the worker that had the ticket, or was to get it, is dead."""
+        if ticket not in self._jobs:
+            return
+        self._lost[ticket] += 1
+        if self._begun[ticket] < ATTEMPTS and self._lost[ticket] < LOSSES:
+            self._waiting.append(ticket)
+            self._news.set()
+        else:
+            told = "its worker ended twice; Ray's logs say why (out of memory?)"
+            await self.tell(Told("error", ticket, told))
 
     async def tell(self, told: Told) -> None:
         """Anybody's."""

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.tune.search import Searcher
 
-from search.backends.on_ray.board import FINISHED, Told
+from search.backends.on_ray.board import FINISHED
 
 WAIT_S = 0.1  # Tune's own loop stands still meanwhile
 
@@ -36,11 +36,10 @@ class JobSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """A worker tells its outcome itself; only one that died, twice, can't."""
+        """A worker tells its outcome itself; only one that died can't."""
         ticket = self._tickets.pop(trial_id)
         if error:
-            told = "its worker ended twice; Ray's logs say why (out of memory?)"
-            ray.get(self._board.tell.remote(Told("error", ticket, told)))
+            ray.get(self._board.lose.remote(ticket))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the truth."""
