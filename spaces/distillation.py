@@ -18,7 +18,7 @@ from spaces.features import similarity_loss
 from spaces.network import Network
 from spaces.technique import Hooks, LossInputs, Setting, Technique
 
-DEFAULT = {"temperature": 4.0, "weight": 0.7, "features": 5.0}
+DEFAULT = {"temperature": 4.0, "weight": 0.7, "features": 1.0}
 
 
 class Distillation(Technique):
@@ -39,7 +39,7 @@ class Distillation(Technique):
         return (
             Real("distillation/temperature", 1.0, 10.0, log=True),
             Real("distillation/weight", 0.0, 1.0),
-            Real("distillation/features", 0.0, 20.0),
+            Real("distillation/features", 0.0, 10.0),
         )
 
     def decode(

@@ -22,20 +22,15 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
-    CalibrationMethod,
     QuantFormat,
     QuantType,
     quantize_static,
 )
 
 from hardware_profiles.profile import Runtime
+from spaces.ranges import activation_ranges
 
 _BATCH = 64
-_METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
-}
 _TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
 LAYERS = ("Conv", "Gemm", "MatMul")
 # Operators between layers that have int8 kernels; they follow the layers around them.
@@ -55,7 +50,9 @@ _BETWEEN = (
 )
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Calibration images (N, C, H, W) for the input called ``name``, in batches."""
+
     def __init__(self, name: str, images: NDArray[np.float32]) -> None:
         batches = (images[i : i + _BATCH] for i in range(0, len(images), _BATCH))
         self._batches = ({name: batch} for batch in batches)
@@ -91,12 +88,12 @@ def quantize_file(
     if missing:
         raise ValueError(f"the file must have every quantized layer, but lacks {sorted(missing)}")
     chosen = [node.name for node in weighted if layer_of(node) in layers]
-    nodes = [*chosen, *_between(model, set(chosen))]
-    with _quiet():
+    nodes = [*chosen, *nodes_between(model, set(chosen))]
+    with quiet():
         quantize_static(
             source,
             target,
-            _Reader(model.graph.input[0].name, images),
+            Reader(model.graph.input[0].name, images),
             quant_format=QuantFormat.QDQ,
             nodes_to_quantize=nodes,
             op_types_to_quantize=[*LAYERS, *_BETWEEN],
@@ -104,10 +101,13 @@ def quantize_file(
             reduce_range=runtime.reduce_range,
             activation_type=_TYPES[runtime.activation_type],
             weight_type=_TYPES[runtime.weight_type],
-            calibrate_method=_METHODS[ranges],
             # Affine activations: with a symmetric signed range a Relu can't be folded into the
             # layer before, and onnxruntime then runs that layer in float.
-            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+            extra_options={
+                "ActivationSymmetric": False,
+                "WeightSymmetric": True,
+                "TensorQuantOverrides": narrower_ranges(model, nodes, images, ranges),
+            },
         )
     quantized = onnx.load(target)
     keep_float(quantized, [n.name for n in weighted if n.name not in chosen])
@@ -127,7 +127,7 @@ def layer_of(node: onnx.NodeProto) -> str:
     return str(node.name).partition(":")[0]
 
 
-def _between(model: onnx.ModelProto, layers: set[str]) -> list[str]:
+def nodes_between(model: onnx.ModelProto, layers: set[str]) -> list[str]:
     """Operators all of whose inputs come, directly or not, from quantized layers."""
     quantized = {out for n in model.graph.node if n.name in layers for out in n.output}
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -138,6 +138,30 @@ def _between(model: onnx.ModelProto, layers: set[str]) -> list[str]:
             quantized.update(node.output)
             found.append(node.name)
     return found
+
+
+def narrower_ranges(
+    model: onnx.ModelProto, nodes: Sequence[str], images: NDArray[np.float32], ranges: str
+) -> dict[str, list[dict[str, np.float32]]]:
+    """The quantizer's overrides for what the named nodes read and write.
+
+    Empty for ``minmax``, which is what it does by itself.
+    """
+    if ranges == "minmax":
+        return {}
+    constants = {tensor.name for tensor in model.graph.initializer}
+    tensors = {
+        name: None
+        for node in model.graph.node
+        if node.name in nodes
+        for name in [*node.input, *node.output]
+        if name and name not in constants
+    }
+    found = activation_ranges(model, list(tensors), images, ranges)
+    return {
+        name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+        for name, (low, high) in found.items()
+    }
 
 
 def keep_float(model: onnx.ModelProto, layers: Sequence[str]) -> None:
@@ -226,7 +250,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The quantizer talks on the root logger and, while it calibrates, on standard output.
 
     Its advice is followed already, and standard output belongs to the result.
