@@ -1,8 +1,16 @@
-"""``python -m search``."""
+"""``python -m search``, and the script ``compression-search``."""
 
 import sys
 
-from search.cli import main
+from search import cli
+from search.readers import outlive_readers
+
+
+def main() -> int:
+    """Runs the command line of this process and returns its exit code."""
+    outlive_readers()
+    return cli.main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from search.errors import InputError, StudyError
 
@@ -60,14 +61,40 @@ class StudyFolder:
 
 
 def open_folder(runs: Path, study: str | None, resume: bool, default: str) -> StudyFolder:
-    """The folder of a new study, or of an existing one that is resumed.
+    """The folder of a new study, or of an existing one that is resumed, made where it is missing.
+
+    Raises:
+        StudyError: see ``find_folder``.
+        InputError: it can't be written, or the name is not one.
+    """
+    return _made(find_folder(runs, study, resume, default), runs)
+
+
+def check_folder(runs: Path, study: str | None, resume: bool, default: str) -> None:
+    """Whether ``open_folder`` would work; leaves nothing behind.
+
+    Raises:
+        StudyError: see ``find_folder``.
+        InputError: it can't be written, or the name is not one.
+    """
+    path = find_folder(runs, study, resume, default).path
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    try:
+        with TemporaryDirectory(prefix=".writable-", dir=there):
+            pass
+    except OSError as error:
+        raise _unwritable(runs, error) from None
+
+
+def find_folder(runs: Path, study: str | None, resume: bool, default: str) -> StudyFolder:
+    """The folder of a new study, which isn't made, or of an existing one that is resumed.
 
     Without a name, a new study is called ``default`` with the time, and the latest one that
     begins so is resumed.
 
     Raises:
         StudyError: it exists and is not resumed, or is resumed and does not exist.
-        InputError: it can't be written, or the name is not one.
+        InputError: the name is not one.
     """
     if study is not None and (not study or study in (".", "..") or "/" in study):
         raise InputError(f"--study must be a plain name, but got {study!r}; leave out slashes")
@@ -78,7 +105,7 @@ def open_folder(runs: Path, study: str | None, resume: bool, default: str) -> St
                 f"--resume must find a study, but {runs} has none called {default}-…; name it "
                 f"with --study or leave out --resume"
             )
-        return _made(StudyFolder(found[-1].parent))
+        return StudyFolder(found[-1].parent)
     folder = StudyFolder(runs / (study or f"{default}-{time.strftime('%Y%m%d-%H%M%S')}"))
     exists = folder.identity.exists()
     if exists and not resume:
@@ -92,7 +119,7 @@ def open_folder(runs: Path, study: str | None, resume: bool, default: str) -> St
             f"--resume must find the study, but {folder.path} does not exist; leave out "
             f"--resume to start it"
         )
-    return _made(folder)
+    return folder
 
 
 @contextlib.contextmanager
@@ -118,7 +145,7 @@ def in_use(folder: StudyFolder) -> Iterator[None]:
         yield
 
 
-def _made(folder: StudyFolder) -> StudyFolder:
+def _made(folder: StudyFolder, runs: Path) -> StudyFolder:
     try:
         for path in (folder.path, folder.plans, folder.scratch):
             path.mkdir(parents=True, exist_ok=True)
@@ -126,11 +153,15 @@ def _made(folder: StudyFolder) -> StudyFolder:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(
-            f"the output folder must be writable, but {folder.path} is not "
-            f"({error.strerror}); choose another with --output"
-        ) from None
+        raise _unwritable(runs, error) from None
     return folder
+
+
+def _unwritable(runs: Path, error: OSError) -> InputError:
+    return InputError(
+        f"--output must be a folder that can be written to, but {str(runs)!r} is not "
+        f"({error.strerror}); choose another"
+    )
 
 
 def check_identity(folder: StudyFolder, identity: Mapping[str, str]) -> None:

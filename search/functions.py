@@ -46,18 +46,28 @@ def module_exists(name: str) -> bool:
         return True
 
 
+def check_module(spec: str) -> None:
+    """Whether the module of ``package.module:function`` is there; it isn't imported.
+
+    Raises:
+        InputError: it isn't.
+    """
+    module_name = spec.partition(":")[0]
+    if not module_exists(module_name):
+        raise InputError(
+            f"a module must be importable from the current folder, but {module_name!r} of "
+            f"{spec!r} is not found in {os.getcwd()!r}; change to its folder or install it"
+        )
+
+
 def import_function(spec: str) -> Callable[..., Any]:
     """The function that ``package.module:function`` names.
 
     Raises:
         InputError: the module can't be imported, or has no such function.
     """
+    check_module(spec)
     module_name, _, name = spec.partition(":")
-    if not module_exists(module_name):
-        raise InputError(
-            f"a module must be importable from the current folder, but {module_name!r} of "
-            f"{spec!r} is not found in {os.getcwd()!r}; change to its folder or install it"
-        )
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a person's own code may raise anything

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from torch import nn
 from torch.nn import functional
 
 from search.augment import mirrored, shifted
+from search.data.splitting import stratified_part
 from search.errors import InputError
 from search.fingerprint import model_fingerprint
 from search.functions import one_line
+from search.pace import Pace
 from search.task import Split, Task
 from search.train import Features, Hardware, TrainSettings, Views, train
 from spaces.features import watched
@@ -35,15 +38,28 @@ def cache_folder() -> Path:
 
 
 def baseline_weights(
-    task: Task, seed: int, hardware: Hardware, progress: Callable[[float], None]
+    task: Task,
+    seed: int,
+    hardware: Hardware,
+    progress: Callable[[float], None],
+    pace: Pace | None = None,
+    shortened: Path | None = None,
 ) -> Mapping[str, torch.Tensor]:
     """The task's weights, or those of a model trained on its data (cached by content).
+
+    A training that ``pace`` cuts short is no use to other searches: its weights go to the file
+    ``shortened``, from which a resumed search has them again. ``pace.share`` tells of it.
 
     Raises:
         InputError: the model can't be trained.
     """
     if task.weights is not None:
         return task.weights
+    if pace is not None and shortened is not None and shortened.exists():
+        kept = torch.load(shortened, weights_only=True)
+        pace.share = kept["share"]
+        cut: Mapping[str, torch.Tensor] = kept["weights"]
+        return cut
     torch.manual_seed(seed)
     model = task.build()
     fresh = model_fingerprint(task, model.state_dict())
@@ -61,34 +77,70 @@ def baseline_weights(
     views = Views(images, blank, torch.from_numpy(split.labels))
     settings = TrainSettings(BASELINE.epochs, learning_rate=BASELINE.learning_rate, seed=seed)
     try:
-        train(model, views, task.data.preprocess, _labels_only, settings, hardware, progress)
+        train(
+            model,
+            views,
+            task.data.preprocess,
+            _labels_only,
+            settings,
+            hardware,
+            progress,
+            pace=pace,
+        )
     except RuntimeError as error:
         raise InputError(
             f"a model without weights must be trainable on the data, but that raised "
             f"{one_line(error)[:300]}; correct it, or add --weights FILE"
         ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    torch.save(model.state_dict(), part)
-    part.replace(path)
+    if pace is not None and shortened is not None and pace.share < 1:
+        _save({"weights": model.state_dict(), "share": pace.share}, shortened)
+    else:
+        _save(model.state_dict(), path)
     return model.state_dict()
 
 
+def _save(content: object, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    torch.save(content, part)
+    part.replace(path)
+
+
 def teacher_views(
-    task: Task, teacher: nn.Module, hardware: Hardware, seed: int, layer: str | None = None
+    task: Task,
+    teacher: nn.Module,
+    hardware: Hardware,
+    seed: int,
+    layer: str | None = None,
+    until: float | None = None,
 ) -> Views:
     """Augmented views of the training images with the teacher's logits on each.
 
-    ``layer`` is the network's last: what it reads is kept, too.
+    ``layer`` is the network's last: what it reads is kept, too. Where all views aren't done by
+    ``until``, on the monotonic clock, there are fewer views, then fewer images.
     """
-    split = task.data.train
+    begun = time.monotonic()
     axes = mirror_axes(task, teacher, hardware)
-    images = _views(split, axes, seed)
+    image_s = (time.monotonic() - begun) / (3 * len(task.data.calibration))
+    left_s = float("inf") if until is None else until - time.monotonic()
+    split, views = affordable(task.data.train, left_s / image_s, seed)
+    images = _views(split, axes, seed, views)
     answers = [_answers(task, teacher, hardware, view, layer) for view in images]
     logits = torch.stack([given for given, _ in answers])
     read = [features for _, features in answers if features is not None]
     features = Features(layer, _half(torch.stack(read))) if layer and read else None
     return Views(images, logits, torch.from_numpy(split.labels), features)
+
+
+def affordable(split: Split, passes: float, seed: int) -> tuple[Split, int]:
+    """The images and the number of views of each that so many passes of an image are enough for.
+
+    At least one view of one batch, whatever it takes; fewer images are of all classes.
+    """
+    if passes >= len(split):
+        return split, int(min(VIEWS, passes // len(split)))
+    part = stratified_part(split.labels, max(_BATCH, int(passes)), seed)
+    return Split(split.images[part], split.labels[part]), 1
 
 
 def _half(features: torch.Tensor) -> torch.Tensor:
@@ -109,11 +161,11 @@ def mirror_axes(task: Task, teacher: nn.Module, hardware: Hardware) -> tuple[int
     return tuple(axis for axis in (2, 3) if score(images.flip(axis)) >= plain - MIRROR_LOSS)
 
 
-def _views(split: Split, axes: tuple[int, ...], seed: int) -> torch.Tensor:
-    """The images as they are, then augmented ones: uint8 (VIEWS, N, C, H, W)."""
+def _views(split: Split, axes: tuple[int, ...], seed: int, views: int = VIEWS) -> torch.Tensor:
+    """The images as they are, then augmented ones: uint8 (views, N, C, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     plain = torch.from_numpy(np.ascontiguousarray(split.images))
-    changed = (mirrored(shifted(plain, generator), axes, generator) for _ in range(VIEWS - 1))
+    changed = (mirrored(shifted(plain, generator), axes, generator) for _ in range(views - 1))
     return torch.stack([plain, *changed])
 
 

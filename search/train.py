@@ -154,6 +154,7 @@ def train(
     hardware: Hardware,
     after_batch: BatchCallback,
     *,
+    pace: Callable[[int, int], int] | None = None,
     constrain: Callable[[nn.Module], None] | None = None,
     constrain_at: float = 1.0,
 ) -> None:
@@ -167,12 +168,13 @@ def train(
         settings: length and rates.
         hardware: where it runs.
         after_batch: called with the fraction done; may raise to stop.
+        pace: called with the steps done and planned after each; says how many it shall be.
         constrain: puts training-time constraints on, such as fake quantization.
         constrain_at: the fraction of training after which it does.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     per_epoch = steps_per_epoch(len(views.labels), settings.batch_size)
-    total = max(1, round(settings.epochs * per_epoch))
+    total = planned = max(1, round(settings.epochs * per_epoch))
     model = hardware.place(model).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -206,6 +208,8 @@ def train(
                 optimizer.step()
                 schedule.step()
                 step += 1
+                if pace is not None:
+                    total = pace(step, planned)
                 after_batch(step / total)
                 if step == total:
                     break

@@ -99,9 +99,9 @@ def test_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(
         InputError,
-        "must be writable",
+        "--output must be a folder that can be written to",
         str(tmp_path / "file"),
-        "--output",
+        "choose another",
         runs=tmp_path / "file",
         study="mine",
         resume=False,

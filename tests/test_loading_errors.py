@@ -163,8 +163,8 @@ def write_weights(folder: Path, kind: str) -> Path:
         ("pickle", "weights must be", "pickle.pt", "torch.save(model.state_dict()"),
         ("whole model", "weights must be tensors only", "model.pt", "torch.save(model.state_d"),
         ("truncated", "must be a readable file", "truncated.pt", "copy it again"),
-        ("empty", "must be a readable file", "empty.pt", "copy it again"),
-        ("text", "must be a readable file", "text.pt", "copy it again"),
+        ("empty", "must be a file of torch.save", "empty.pt' is empty", "name another file"),
+        ("text", "must be a file of torch.save", "begins with b'hello", "name another file"),
         ("truncated.safetensors", "must be a readable safet", "truncated.saf", "copy it again"),
         ("list", "must be a state dict", "a list", "torch.save(model.state_dict()"),
         ("nothing", "must be a state dict", "a dict that is empty", "torch.save(model.state"),
@@ -258,6 +258,10 @@ def write_bad_npz(folder: Path, kind: str) -> str:
             np.save(file, random_pixels(4))
     elif kind == "pickle":
         path.write_bytes(pickle.dumps(RunsCode()))
+    elif kind == "text":
+        path.write_text("hello\n")
+    elif kind == "empty":
+        path.write_text("")
     return f"npz:{path}"
 
 
@@ -268,6 +272,8 @@ def write_bad_npz(folder: Path, kind: str) -> str:
         ("truncated", "a file of numpy.savez", "BadZipFile", "save it again"),
         ("one array", "a file of numpy.savez", "one array without a name", "save it again"),
         ("pickle", "a file of numpy.savez", "a.npz", "save it again"),
+        ("text", "a file of numpy.savez", "begins with b'hello", "save it again: numpy.savez("),
+        ("empty", "a file of numpy.savez", "a.npz' is empty", "save it again: numpy.savez("),
         ("other names", "must be named images and labels", "pictures", "rename them"),
     ],
 )
@@ -360,7 +366,7 @@ def test_unusable_folder_is_refused(
         ("torchvision:CocoCaptions", "for classification", "'CocoCaptions'", "torchvision:"),
         ("functions:absent", "must name a function", "nothing", "define `def absent"),
         ("functions:fails", "without arguments", "KeyError: 'no such file'", "correct it"),
-        ("functions:nothing", "must return a mapping", "a NoneType", "return one of these"),
+        ("functions:nothing", "must be a mapping", "a NoneType", "give one of these"),
         ("functions:items", "an image and its label", "a int", "return (image, label)"),
         ("functions:empty", "must hold images", "is empty", "check its source"),
         ("functions:test_only", "must have a train split", "has test", "add one"),

@@ -15,14 +15,19 @@ PREFIX = "digits"
 USAGE = "digits"
 
 
+def check(argument: str) -> None:
+    """Raises InputError when there is an argument."""
+    if argument:
+        raise InputError(f"digits takes no argument, but got {argument!r}; write --data digits")
+
+
 def load(argument: str) -> RawData:
     """The digits, in one piece.
 
     Raises:
         InputError: there is an argument.
     """
-    if argument:
-        raise InputError(f"digits takes no argument, but got {argument!r}; write --data digits")
+    check(argument)
     from sklearn.datasets import load_digits
 
     digits = load_digits()

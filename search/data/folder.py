@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from search.data.encoded import Encoded, scan
 from search.data.raw import SPLIT_NAMES, RawData, RawSplit, SplitName
@@ -26,15 +25,32 @@ def suggests(spec: str) -> bool:
     return Path(spec).is_dir()
 
 
+def check(argument: str) -> None:
+    """Raises InputError when there is no such folder, or nothing in it."""
+    root = Path(argument)
+    if not argument or not root.is_dir():
+        raise InputError(f"folder: must name a folder, but {argument!r} is none; check the path")
+    _check_not_empty(root)
+
+
+def check_splits(folders: Mapping[SplitName, Path]) -> None:
+    """Raises InputError when one of the splits' folders isn't there, or empty."""
+    for split, folder in folders.items():
+        if not folder.is_dir():
+            raise InputError(
+                f"the {split} split must be a folder, but {str(folder)!r} is none; check the path"
+            )
+        _check_not_empty(folder)
+
+
 def load(argument: str) -> RawData:
     """The images of a folder.
 
     Raises:
         InputError: no such folder, no images, no classes, or an unreadable image.
     """
+    check(argument)
     root = Path(argument)
-    if not argument or not root.is_dir():
-        raise InputError(f"folder: must name a folder, but {argument!r} is none; check the path")
     inside = {path.name: path for path in _folders(root)}
     found = {SPLIT_NAMES[name.lower()]: name for name in inside if name.lower() in SPLIT_NAMES}
     if "train" in found and len(found) == len(inside):
@@ -48,11 +64,7 @@ def load_splits(folders: Mapping[SplitName, Path]) -> RawData:
     Raises:
         InputError: no such folder, no images, no classes, or an unreadable image.
     """
-    for split, folder in folders.items():
-        if not folder.is_dir():
-            raise InputError(
-                f"the {split} split must be a folder, but {str(folder)!r} is none; check the path"
-            )
+    check_splits(folders)
     classes = tuple(path.name for path in _folders(folders["train"]))
     splits = {split: _load_split(folder, classes) for split, folder in folders.items()}
     unlabeled = [split for split, raw in splits.items() if raw.labels is None]
@@ -65,8 +77,6 @@ def load_splits(folders: Mapping[SplitName, Path]) -> RawData:
 
 
 def _load_split(folder: Path, classes: Sequence[str]) -> RawSplit:
-    if not any(folder.iterdir()):
-        raise InputError(f"a folder of images must not be empty, but {str(folder)!r} is; {LAYOUT}")
     class_folders = _folders(folder)
     if not class_folders:
         return RawSplit(scan(_images(folder)), None)
@@ -85,11 +95,18 @@ def _load_split(folder: Path, classes: Sequence[str]) -> RawSplit:
     return RawSplit(scan(items), np.array(labels, np.int64))
 
 
+def _check_not_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        raise InputError(f"a folder of images must not be empty, but {str(folder)!r} is; {LAYOUT}")
+
+
 def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _images(folder: Path) -> list[Encoded]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
     paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMG_EXTENSIONS]
     if not paths:
         raise InputError(

@@ -1,8 +1,8 @@
-"""A person's own data, ``package.module:function``.
+"""A person's own data: ``package.module:function``, or handed over in Python.
 
-The function is called without arguments. It returns arrays by name or a pair of images and labels
-(see ``arrays.py``), a data set of (image, label), or a mapping of ``train``, ``val`` and ``test``
-to such data sets.
+The function is called without arguments. It returns, and Python hands over, arrays by name or a
+pair of images and labels (see ``arrays.py``), a data set of (image, label), or a mapping of
+``train``, ``val`` and ``test`` to such data sets.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from search.data.arrays import from_arrays
 from search.data.items import from_items
 from search.data.raw import SPLIT_NAMES, RawData
 from search.errors import InputError
-from search.functions import import_function, one_line
+from search.functions import check_module, import_function, one_line
 
 PREFIX = ""
 USAGE = "package.module:function"
 SHAPES = "a mapping of arrays, a pair (images, labels) or a data set of (image, label)"
+
+
+def check(argument: str) -> None:
+    """Raises InputError when there is no such module; importing it is for later."""
+    check_module(argument)
 
 
 def load(argument: str) -> RawData:
@@ -35,8 +40,15 @@ def load(argument: str) -> RawData:
             f"a data function must work without arguments, but {argument!r} raised "
             f"{one_line(error)}; correct it"
         ) from error
-    name = argument.partition(":")[2]
-    origin = repr(argument)
+    return read(given, argument.partition(":")[2], repr(argument))
+
+
+def read(given: Any, name: str, origin: str) -> RawData:
+    """The images in an object; ``origin`` is what messages call it.
+
+    Raises:
+        InputError: it is of another kind, or breaks a rule.
+    """
     if isinstance(given, Mapping) and given and all(map(_is_split_name, given)):
         return from_items(name, {SPLIT_NAMES[key]: given[key] for key in given}, origin)
     if isinstance(given, Mapping):
@@ -46,8 +58,7 @@ def load(argument: str) -> RawData:
     if hasattr(given, "__len__") and hasattr(given, "__getitem__") and not isinstance(given, str):
         return from_items(name, {"train": given}, origin)
     raise InputError(
-        f"a data function must return {SHAPES}, but {argument!r} returned a "
-        f"{type(given).__name__}; return one of these"
+        f"data must be {SHAPES}, but {origin} gave a {type(given).__name__}; give one of these"
     )
 
 

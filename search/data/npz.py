@@ -9,15 +9,29 @@ import numpy as np
 from search.data.arrays import find_names, from_arrays
 from search.data.raw import RawData
 from search.errors import InputError
+from search.files import first_bytes, told
 from search.functions import one_line
 
 PREFIX = "npz"
 USAGE = "npz:PATH"
+ZIP, NPY = b"PK", b"\x93NUMPY"  # how files of numpy.savez and of numpy.save begin
 
 
 def suggests(spec: str) -> bool:
     """Whether that looks like a .npz file."""
     return spec.endswith(".npz")
+
+
+def check(argument: str) -> None:
+    """Raises InputError when there is no such file, or it is of another kind."""
+    start = first_bytes(Path(argument), "npz: must name a file")
+    if start.startswith(ZIP):
+        return
+    found = "holds one array without a name" if start.startswith(NPY) else told(start)
+    raise InputError(
+        f"npz: must name a file of numpy.savez, but {argument!r} {found}; save it again: "
+        f"numpy.savez(FILE, images=..., labels=...)"
+    )
 
 
 def load(argument: str) -> RawData:
@@ -26,14 +40,10 @@ def load(argument: str) -> RawData:
     Raises:
         InputError: the file is missing or damaged, or an array breaks a rule.
     """
+    check(argument)
     path = Path(argument)
-    if not path.is_file():
-        raise InputError(f"npz: must name a file, but {argument!r} is none; check the path")
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array without a name")
-        with file:
+        with np.load(path, allow_pickle=False) as file:
             names = [name for pair in find_names(file.files).values() for name in pair if name]
             kept = [name for name in file.files if name in names or name == "classes"]
             arrays = {name: file[name] for name in kept or file.files}

@@ -29,23 +29,27 @@ def suggests(spec: str) -> bool:
     return spec.endswith(".parquet")
 
 
+def check(argument: str) -> None:
+    """Raises InputError when there is no such file, or none in such a folder."""
+    root, paths = Path(argument), _paths(argument)
+    if not argument or not paths or not paths[0].is_file():
+        raise InputError(
+            f"parquet: must name a .parquet file or a folder of them, but {argument!r} is "
+            f"{'a folder without any' if root.is_dir() else 'none'}; check the path"
+        )
+
+
 def load(argument: str) -> RawData:
     """The images of a parquet file or of a folder of them.
 
     Raises:
         InputError: no such file, it is damaged, or its columns are not images and labels.
     """
-    root = Path(argument)
-    paths = sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
-    if not argument or not paths or not paths[0].is_file():
-        raise InputError(
-            f"parquet: must name a .parquet file or a folder of them, but {argument!r} is "
-            f"{'a folder without any' if root.is_dir() else 'none'}; check the path"
-        )
+    check(argument)
     items: dict[SplitName, list[Encoded]] = defaultdict(list)
     labels: dict[SplitName, list[int]] = defaultdict(list)
     names: list[str] | None = None
-    for path in paths:
+    for path in _paths(argument):
         split = _split_of(path)
         table = _read(path)
         images, label = _columns(table, path)
@@ -68,7 +72,12 @@ def load(argument: str) -> RawData:
         for split, images in items.items()
     }
     every = [split.labels for split in splits.values() if split.labels is not None]
-    return RawData(root.stem, splits, tuple(class_names(every, names, repr(argument))))
+    return RawData(Path(argument).stem, splits, tuple(class_names(every, names, repr(argument))))
+
+
+def _paths(argument: str) -> list[Path]:
+    root = Path(argument)
+    return sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
 
 
 def _split_of(path: Path) -> SplitName:

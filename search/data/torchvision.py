@@ -10,8 +10,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torchvision import datasets
-
 from search.data.encoded import THREADS
 from search.data.items import Items, from_items
 from search.data.raw import SPLIT_NAMES, RawData
@@ -49,13 +47,13 @@ def suggests(spec: str) -> bool:
     return spec in KNOWN
 
 
-def load(argument: str) -> RawData:
-    """The images of a data set of torchvision's.
+def check(argument: str) -> None:
+    """Accepts the names of torchvision's data sets for classification.
 
     Raises:
-        InputError: no such data set, or it is neither there nor can be downloaded.
+        InputError: another name.
     """
-    name, _, folder = argument.partition(":")
+    name = argument.partition(":")[0]
     if name not in KNOWN:
         close = nearest(name, KNOWN)
         hint = f"did you mean torchvision:{close}?" if close else "such as torchvision:CIFAR10"
@@ -63,6 +61,16 @@ def load(argument: str) -> RawData:
             f"a data set's name must be one of torchvision's {len(KNOWN)} for classification, "
             f"but got {name!r}; {hint}"
         )
+
+
+def load(argument: str) -> RawData:
+    """The images of a data set of torchvision's.
+
+    Raises:
+        InputError: no such data set, or it is neither there nor can be downloaded.
+    """
+    check(argument)
+    name, _, folder = argument.partition(":")
     choices: dict[str, dict[str, Any]] = {"train": {}}
     if name in BY_TRAIN:
         choices = {"train": {"train": True}, "test": {"train": False}}
@@ -76,6 +84,8 @@ def load(argument: str) -> RawData:
 
 
 def _make(name: str, folder: str, choice: dict[str, Any]) -> Items:
+    from torchvision import datasets
+
     make = getattr(datasets, name)
     offered = {"root": folder or DEFAULT_FOLDER, "download": True}
     accepted = inspect.signature(make).parameters

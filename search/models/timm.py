@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from search.errors import InputError
 from search.models.declared import Declared
+from search.models.registered import check_spelled, unknown
 from search.optional import import_optional
-from search.sources import nearest
+
+if TYPE_CHECKING:
+    import torch
 
 PREFIX = "timm"
 USAGE = "timm:NAME"
+EXAMPLE = "efficientnet_lite0"
 
 
 def _timm() -> Any:
@@ -25,20 +27,21 @@ def check(argument: str) -> None:
     Raises:
         InputError: another name, or timm is not installed.
     """
-    timm = _timm()
-    if not timm.is_model(argument):
-        known = timm.list_models()
-        close = nearest(argument, known)
-        hint = f"did you mean timm:{close}?" if close else "such as timm:efficientnet_lite0"
-        raise InputError(
-            f"a model's name must be one of timm's {len(known)} models, but got {argument!r}; "
-            f"{hint}"
-        )
+    if find_spec(PREFIX) is None:
+        _timm()  # says how to install it
+    check_spelled(PREFIX, argument.partition(".")[0], EXAMPLE)
 
 
 def declared(argument: str) -> Declared | None:
-    """The input of timm's own weights, where there are any."""
-    config = _timm().get_pretrained_cfg(argument)
+    """The input of timm's own weights, where there are any.
+
+    Raises:
+        InputError: it has no such model.
+    """
+    timm = _timm()
+    if not timm.is_model(argument):
+        raise unknown(PREFIX, argument, timm.list_models(), EXAMPLE)
+    config = timm.get_pretrained_cfg(argument)
     if config is None:
         return None
     height, width = config.input_size[1:]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torchvision import models
-
-from search.errors import InputError
-from search.models.channels import set_input_channels
 from search.models.declared import Declared
-from search.sources import nearest
+from search.models.registered import check_spelled, registered, unknown
+
+if TYPE_CHECKING:
+    import torch
 
 PREFIX = "torchvision"
 USAGE = "torchvision:NAME"
+EXAMPLE = "resnet18"
 
 
 def suggests(spec: str) -> bool:
     """Whether that is the name of a classifier of torchvision."""
-    return spec in models.list_models(module=models)
+    return spec in registered(PREFIX)
 
 
 def check(argument: str) -> None:
@@ -27,18 +26,20 @@ def check(argument: str) -> None:
     Raises:
         InputError: another name.
     """
-    known = models.list_models(module=models)
-    if argument not in known:
-        close = nearest(argument, known)
-        hint = f"did you mean torchvision:{close}?" if close else "such as torchvision:resnet18"
-        raise InputError(
-            f"a model's name must be one of torchvision's {len(known)} classifiers, "
-            f"but got {argument!r}; {hint}"
-        )
+    check_spelled(PREFIX, argument, EXAMPLE)
 
 
 def declared(argument: str) -> Declared:
-    """The input of torchvision's own weights."""
+    """The input of torchvision's own weights.
+
+    Raises:
+        InputError: it has no such classifier.
+    """
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if argument not in known:
+        raise unknown(PREFIX, argument, known, EXAMPLE)
     preset = models.get_model_weights(argument).DEFAULT.transforms()
     side = preset.crop_size[0]
     return Declared((side, side), tuple(preset.mean), tuple(preset.std))
@@ -46,6 +47,10 @@ def declared(argument: str) -> Declared:
 
 def build(argument: str, classes: int, channels: int, size: tuple[int, int]) -> torch.nn.Module:
     """The named architecture with fresh weights, without auxiliary heads."""
+    from torchvision import models
+
+    from search.models.channels import set_input_channels
+
     settings: dict[str, Any] = {"weights": None, "num_classes": classes}
     if argument in ("googlenet", "inception_v3"):
         settings |= {"aux_logits": False, "init_weights": True}

@@ -11,12 +11,12 @@ import torch
 
 from search.errors import InputError
 from search.functions import one_line
+from search.models.weights_file import REMEDY, check_weights_file
 from search.optional import import_optional
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")  # only used while training
-REMEDY = "save the weights alone: torch.save(model.state_dict(), FILE)"
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -28,17 +28,25 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: the file is missing, damaged, holds more than tensors, or a NaN.
     """
-    if not path.is_file():
-        raise InputError(f"weights must be a file, but {str(path)!r} is not; check the path")
+    check_weights_file(path)
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     state = _unwrap(loaded, path)
+    check_finite(state, repr(str(path)))
+    return state
+
+
+def check_finite(state: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Looks for numbers that are none; ``origin`` is what messages call the weights' source.
+
+    Raises:
+        InputError: there is a NaN or an infinity.
+    """
     for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(
-                f"weights must be finite, but {name!r} in {str(path)!r} has NaN or infinity; "
+                f"weights must be finite, but {name!r} in {origin} has NaN or infinity; "
                 f"use a checkpoint from before the training diverged"
             )
-    return state
 
 
 def _read_torch(path: Path) -> object:
