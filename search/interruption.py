@@ -6,7 +6,8 @@
         finishing()                 # from here on the first one is only remembered
 
 Outside ``held`` and before ``finishing`` the first raises KeyboardInterrupt where it meets the
-main thread, as Ctrl-C always does.
+main thread, as Ctrl-C always does. Python lets no other thread handle signals: there ``caught``
+leaves all as it is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -28,16 +30,24 @@ class _State:
     came: bool = False
     held: bool = False
     finishing: bool = False
+    ends_process: bool = True
 
 
 _state = _State()
 
 
 @contextlib.contextmanager
-def caught() -> Iterator[None]:
-    """Handles both signals until the end of the block; one that the shell ignores stays so."""
-    before = {s: signal.getsignal(s) for s in _SIGNALS}
+def caught(ends_process: bool = True) -> Iterator[None]:
+    """Handles both signals until the end of the block; one that the shell ignores stays so.
+
+    A second one ends the process, or, where that is somebody else's, raises KeyboardInterrupt.
+    """
     _state.came = _state.held = _state.finishing = False
+    _state.ends_process = ends_process
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.getsignal(s) for s in _SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _handle)
@@ -72,6 +82,8 @@ def came() -> bool:
 
 
 def _handle(_number: int, _frame: FrameType | None) -> None:
+    if _state.came and not _state.ends_process:
+        raise KeyboardInterrupt
     if _state.came:
         # Nothing is lost: trials are in the study, and a bundle is there as a whole or not.
         # Written past Python's own buffers, which may be in use at this very moment.

@@ -1,14 +1,17 @@
-"""From what a person names (model, weights, data) to a task that is checked."""
+"""From what a person names or hands over (model, weights, data) to a task that is checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from search.data import function
 from search.data.assembling import assemble, check_source, check_splits
 from search.data.folder import load_splits
 from search.data.preprocessing import choose_preprocess, choose_size, read_preprocess
@@ -17,20 +20,23 @@ from search.data.splitting import CALIBRATION_IMAGES, stratified_part
 from search.errors import InputError
 from search.fingerprint import data_fingerprint
 from search.models.build import Build
+from search.models.declared import Declared
 from search.models.fitting import fit
-from search.models.weights import read_weights
+from search.models.given import GivenBuild, declared_by, name_of, snapshot
+from search.models.weights import check_finite, read_weights
 from search.sources import find_source
 from search.task import DataSet, Metric, Preprocess, Split, Task
 
 DEFAULT_MODEL = "torchvision:resnet18"
 DEFAULT_DATA = "digits"
 PREDICTED_AT_ONCE = 64
+UNKNOWN = (2, 3, (0, 0))  # classes, channels and size, before the images have been looked at
 
 
 def load_task(
-    model: str | None = None,
+    model: Any = None,
     weights: Path | None = None,
-    data: str | None = None,
+    data: Any = None,
     *,
     train: Path | None = None,
     val: Path | None = None,
@@ -42,17 +48,17 @@ def load_task(
 ) -> Task:
     """The task that the names stand for; nothing named means ResNet18 on digits.
 
-    ``train``, ``val`` and ``test`` are folders, instead of ``data``; ``image_size`` is (height,
-    width) in pixels; ``preprocess`` a JSON file of size, mean and std. With the metric
-    ``agreement`` the labels are the given model's own predictions.
+    Instead of its name, ``model`` may be a module with its weights or a function that makes one,
+    and ``data`` whatever a data function may return. ``train``, ``val`` and ``test`` are folders,
+    instead of ``data``; ``image_size`` is (height, width) in pixels; ``preprocess`` a JSON file
+    of size, mean and std. With the metric ``agreement`` the labels are the given model's own
+    predictions.
 
     Raises:
         InputError: what is named can't be found, doesn't fit together or breaks a rule.
     """
-    spec = model or DEFAULT_MODEL
-    model_source, argument = find_source("search.models", spec, "a model")
-    model_source.check(argument)
-    given = None if weights is None else read_weights(weights)
+    recipe = _recipe(DEFAULT_MODEL if model is None else model, weights)
+    declared, given = recipe.declared, recipe.weights
     if metric == "agreement" and given is None:
         raise InputError(
             "--metric agreement must have a trained model to agree with, but there are no "
@@ -61,12 +67,18 @@ def load_task(
     stated = None if preprocess is None else read_preprocess(preprocess)
     raw = _load_data(data, train, val, test)
     check_source(raw, metric)
-    declared = model_source.declared(argument)
     found = {size for split in raw.splits.values() for size in split.images.sizes}
-    size = choose_size(stated, image_size, raw.size, found, declared)
+    if recipe.size is not None and image_size not in (None, recipe.size):
+        raise InputError(
+            f"--image-size must be the one that the model was exported for, "
+            f"{recipe.size[0]}x{recipe.size[1]}, but got {image_size[0]}x{image_size[1]}; "
+            f"leave it out"
+        )
+    size = choose_size(stated, image_size or recipe.size, raw.size, found, declared)
 
     classes = raw.classes
-    build = Build(spec, max(len(classes), 2), raw.splits["train"].images.channels, size)
+    channels = raw.splits["train"].images.channels
+    build = replace(recipe.build, classes=max(len(classes), 2), channels=channels, size=size)
     build, fitted = fit(build, given, any_classes=metric == "agreement")
     if len(classes) != build.classes:
         classes = tuple(str(number) for number in range(build.classes))
@@ -93,24 +105,64 @@ def load_task(
         classes=classes,
         preprocess=chosen,
         fingerprint=data_fingerprint(splits, chosen),
-        notes=(*raw.notes, *notes),
+        notes=(*raw.notes, *recipe.notes, *notes),
     )
-    return Task(spec, build, fitted, data_set, metric)
+    return Task(model if isinstance(model, str) else build.spec, build, fitted, data_set, metric)
 
 
-def _load_data(
-    data: str | None, train: Path | None, val: Path | None, test: Path | None
-) -> RawData:
+@dataclass(frozen=True)
+class _Recipe:
+    """How the model is made, and what is known of it; ``size`` is the only one that it takes.
+
+    The build's classes, channels and size are still to be found out.
+    """
+
+    build: Build
+    declared: Declared | None
+    weights: Mapping[str, torch.Tensor] | None
+    size: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _recipe(model: Any, weights: Path | None) -> _Recipe:
+    given = None if weights is None else read_weights(weights)
+    if isinstance(model, str):
+        source, argument = find_source("search.models", model, "a model")
+        source.check(argument)
+        if not hasattr(source, "brought"):
+            return _Recipe(Build(model, *UNKNOWN), source.declared(argument), given)
+        own = source.brought(argument)
+        check_finite(own.weights, repr(argument))
+        recipe = _Recipe(Build(own.spec, *UNKNOWN), None, own.weights, own.size, (own.note,))
+    elif not isinstance(model, torch.nn.Module):
+        return _Recipe(GivenBuild(name_of(model), *UNKNOWN, function=model), None, given)
+    else:
+        module = snapshot(model)
+        state = module.state_dict()
+        check_finite(state, name_of(model))
+        build = GivenBuild(name_of(model), *UNKNOWN, module=module)
+        recipe = _Recipe(build, declared_by(model), state)
+    if given is not None:
+        raise InputError(
+            f"weights must come with the model or from a file, but {recipe.build.spec!r} has its "
+            f"own and there is {str(weights)!r}; leave the file out, or name the architecture"
+        )
+    return recipe
+
+
+def _load_data(data: Any, train: Path | None, val: Path | None, test: Path | None) -> RawData:
     folders: dict[SplitName, Path | None] = {"train": train, "validation": val, "test": test}
     named = {split: folder for split, folder in folders.items() if folder is not None}
     if not named:
+        if data is not None and not isinstance(data, str):
+            return function.read(data, type(data).__name__, "the given data")
         source, argument = find_source("search.data", data or DEFAULT_DATA, "data")
         raw: RawData = source.load(argument)
         return raw
     if data is not None:
         raise InputError(
-            f"data must come from --data or from --train, --val and --test, but got --data {data} "
-            f"and a folder; leave one out"
+            f"data must come from --data or from --train, --val and --test, but got --data "
+            f"{data if isinstance(data, str) else type(data).__name__} and a folder; leave one out"
         )
     if "train" not in named:
         raise InputError(

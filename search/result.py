@@ -9,6 +9,7 @@ from pathlib import Path
 from evaluators import Evaluation
 from evaluators.drop import DropBound
 from hardware_profiles import HardwareProfile
+from search.exports.exporter import Exported
 from search.limits import Limits
 from search.task import DataSet, Metric
 from search.trial import Trial
@@ -61,6 +62,7 @@ class SearchResult:
     command: str  # the command line that reproduces this search
     environment: Mapping[str, str]  # versions, processor, seed
     tracking_uri: str | None = None
+    exports: tuple[Exported, ...] = ()  # the winner in other formats
 
 
 __all__ = ["Finalist", "Limits", "SearchResult"]

@@ -35,8 +35,16 @@ def fit(
         fitted = replace(fitted, classes=_classes(build, model.state_dict(), weights))
     if fitted != build:
         model = _try_build(fitted)
+    shape = _output_shape(fitted, model)
+    if any_classes and isinstance(shape, tuple) and len(shape) == 2:
+        fitted = replace(fitted, classes=max(shape[1], 2))  # some models can't be told how many
     state = None if weights is None else _fit_weights(fitted, model.state_dict(), weights)
-    _check_forward(fitted, model)
+    if shape != (1, fitted.classes):
+        raise InputError(
+            f"a model must give one score per class, (1, {fitted.classes}) for one image, but "
+            f"{fitted.spec!r} gave {shape}; return the logits of the data's {fitted.classes} "
+            f"classes"
+        )
     return fitted, state
 
 
@@ -133,8 +141,8 @@ def _classes(
     return int(found) if built == build.classes else build.classes
 
 
-def _check_forward(build: Build, model: torch.nn.Module) -> None:
-    """Runs one black image through the network."""
+def _output_shape(build: Build, model: torch.nn.Module) -> tuple[int, ...] | str:
+    """The shape of what the network makes of one black image; its type where it is no tensor."""
     image = torch.zeros(1, build.channels, *build.size)
     try:
         with torch.no_grad():
@@ -144,12 +152,7 @@ def _check_forward(build: Build, model: torch.nn.Module) -> None:
             f"a model must take an image of {_wanted(build)}, but {build.spec!r} raised "
             f"{one_line(error)[:200]}; try another --image-size"
         ) from error
-    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if shape != (1, build.classes):
-        raise InputError(
-            f"a model must give one score per class, (1, {build.classes}) for one image, but "
-            f"{build.spec!r} gave {shape}; return the logits of the data's {build.classes} classes"
-        )
+    return tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
 
 
 def _wanted(build: Build) -> str:
