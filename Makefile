@@ -29,8 +29,9 @@ test: check
 	$(BIN)/python -m pytest
 
 cluster-test: $(STAMP)
+	@scripts/debian-packages postgresql
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[ray,postgres]'
-	$(BIN)/python -m pytest --timeout 900 tests/cluster
+	$(BIN)/python -m pytest --timeout 600 tests/cluster
 
 check: $(STAMP)
 	$(BIN)/ruff check .
