@@ -14,9 +14,13 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evaluators import Evaluation, EvaluationContext
+from evaluators.drop import metric_drop_bound
+from evaluators.metrics import METRICS
 from evaluators.sessions import logits
 from hardware_profiles import HardwareProfile
 from hardware_profiles.host import cpu_name
@@ -30,6 +34,8 @@ from search.cache_key import bench_parts, job_key
 from search.clock import Clock, OutOfTimeError
 from search.driver import Driver
 from search.errors import InputError
+from search.exports.exporter import Exported, exporters
+from search.exports.make import make_exports
 from search.fingerprint import model_fingerprint
 from search.finish import (
     TestSplit,
@@ -43,16 +49,19 @@ from search.folder import StudyFolder, check_identity
 from search.functions import one_line
 from search.interruption import finishing, held
 from search.limits import Limits
+from search.pace import Pace
 from search.progress import Progress
 from search.proposals import Proposer
+from search.report import words
 from search.report.page import write_report
 from search.result import SearchResult
 from search.rungs import RUNGS
 from search.sensitivity import Sensitivity, cached_sensitivity, measure_sensitivity
 from search.storage import open_storage
 from search.study import Ask, Study
+from search.summary import metric_title
 from search.task import Task
-from search.teacher import baseline_weights, cache_folder, teacher_views
+from search.teacher import BASELINE, baseline_weights, cache_folder, teacher_views
 from search.tracking.tracker import Tracker
 from search.train import Hardware, TrainSettings
 from search.trial import Trial
@@ -65,6 +74,8 @@ EPOCHS_LEAST, EPOCHS_MOST, IMAGES_SEEN = 6, 16, 15_000
 SENSITIVITY = "looking at the sensitivity"
 # Of the budget; once so much is spent, what is left is better spent on trials.
 PREPARATION_SHARE = 0.5
+# What is left of the preparation is for asking the teacher.
+TRAINING_SHARE = 0.4
 RESERVE_SHARE, RESERVE_LEAST_S, RESERVE_MOST_S = 0.08, 12.0, 120.0
 VERSIONED = ("torch", "onnxruntime", "onnx", "optuna", "torch-pruning", "numpy")
 
@@ -87,6 +98,7 @@ class Request:
     resources: Resources = field(default_factory=Resources)
     storage: str | None = None
     cached: bool = True
+    exports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,27 +116,45 @@ def training_epochs(images: int) -> float:
 
 
 def prepare(
-    request: Request, folder: StudyFolder, told: Callable[[str, float | None], None]
+    request: Request,
+    folder: StudyFolder,
+    told: Callable[[str, float | None], None],
+    note: Callable[[str], None] = lambda _: None,
+    began: float | None = None,
 ) -> Prepared:
-    """The baseline's weights, the traced network, the teacher's views: all that trials need."""
+    """The baseline's weights, the traced network, the teacher's views: all that trials need.
+
+    ``began`` is when the budget did, on the monotonic clock; without it there is all the time.
+    """
     task, data = request.task, request.task.data
+    pace = Pace(_until(request, began, TRAINING_SHARE), lambda s, part: note(_training(s, part)))
     hardware = Hardware.detect()
     told("tracing the network", None)
     network = trace(task.build(), (data.preprocess.channels, *data.preprocess.size))
+    space = SearchSpace.of(network, request.profile, request.opt_in)
+    check_opt_in(space, request.opt_in)
     settings = TrainSettings(training_epochs(len(data.train)), seed=request.seed)
     with hardware.threads(network.table.macs, settings.batch_size):
         weights = baseline_weights(
-            task, request.seed, hardware, lambda done: told("training the baseline", done)
+            task,
+            request.seed,
+            hardware,
+            lambda done: told("training the baseline", done),
+            pace,
+            folder.path / "baseline.pt",
         )
-    space = SearchSpace.of(network, request.profile, request.opt_in)
-    check_opt_in(space, request.opt_in)
     identity = {**identity_of(request), "weights": model_fingerprint(task, weights)}
     check_identity(folder, identity)
     teacher = task.build()
     teacher.load_state_dict(weights)
     told("asking the teacher", None)
     with hardware.threads(network.table.macs, settings.batch_size):
-        views = teacher_views(task, teacher, hardware, request.seed, network.last_layer)
+        until = _until(request, began, PREPARATION_SHARE)
+        views = teacher_views(task, teacher, hardware, request.seed, network.last_layer, until)
+    warnings = _warnings(pace.share, len(views.labels), len(data.train))
+    for warning in warnings:
+        note(warning)
+    task = with_notes(task, warnings)
     context = EvaluationContext(
         profile=request.profile,
         images=data.preprocess.apply(data.validation.images),
@@ -168,6 +198,46 @@ def prepare(
             ),
         )
     return Prepared(bench, space, sensitivity)
+
+
+def _until(request: Request, began: float | None, share: float) -> float | None:
+    """When so much of the budget is spent, on the monotonic clock; None without a budget."""
+    if began is None or request.budget_s is None:
+        return None
+    return began + share * request.budget_s
+
+
+def _training(all_s: float, share: float) -> str:
+    """What is said once a few steps show how long the baseline's training takes."""
+    told = f"Training the untouched model takes about {words.duration(all_s)}"
+    if share == 1:
+        return f"{told}."
+    return (
+        f"{told}, and the budget has {words.duration(share * all_s)} for it: it is cut short. "
+        f"Better: trained weights (--weights FILE), or a larger --budget."
+    )
+
+
+def _warnings(share: float, images: int, of: int) -> list[str]:
+    """What the budget had no time for, which stays with the result."""
+    warnings = []
+    if share < 1:
+        warnings.append(
+            f"the untouched model was trained for {BASELINE.epochs * share:.2g} of "
+            f"{BASELINE.epochs:g} epochs, as the budget had time for no more: the drop is against "
+            f"a model that could be better; give trained weights (--weights) or a larger --budget"
+        )
+    if images < of:
+        warnings.append(
+            f"trials learn from {images:,} of {of:,} training images, as the budget had no time "
+            f"to ask the teacher about more; give a larger --budget or a smaller --image-size"
+        )
+    return warnings
+
+
+def with_notes(task: Task, notes: Sequence[str]) -> Task:
+    """The task with more to be told with its result."""
+    return replace(task, data=replace(task.data, notes=(*task.data.notes, *notes)))
 
 
 def check_opt_in(space: SearchSpace, opt_in: Sequence[str]) -> None:
@@ -227,7 +297,9 @@ class Search:
         Raises:
             SearchError: the search could not go on; what was measured is kept.
         """
-        prepared = prepare(self._request, self._folder, self._preparing)
+        prepared = prepare(
+            self._request, self._folder, self._preparing, self._progress.note, self._began
+        )
         model = None
         if prepared.sensitivity is not None:
             model = Proposer(prepared.space, prepared.sensitivity, self._request.limits).next
@@ -244,6 +316,7 @@ class Search:
         )
         budget = self._request.budget_s
         reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)
+        reserve += sum(exporters()[name].seconds for name in self._request.exports)
         clock = Clock(budget, reserve, self._began, study.elapsed_s)
         self._progress.resumed(study.trials, study.elapsed_s)
         for trial in study.trials:
@@ -280,7 +353,10 @@ class Search:
         finishing()
         if stopped_by == "interrupt":
             self._progress.note("Interrupted: the best so far is proved and exported.")
-        self._progress.note("Opening the test split for the proof.")
+        if any(trial.feasible for trial in study.trials):
+            self._progress.note("Opening the test split for the proof.")
+        else:
+            self._progress.note("Nothing meets the limits, so that there is nothing to prove.")
         result = self._conclude(study, replace(prepared, bench=bench), stopped_by, clock)
         self._tracker.finish(result, self._folder.report, result.folder / "best")
         return result
@@ -339,7 +415,10 @@ class Search:
         path = self._folder.path / model
         predictions = logits(path, bench.context.images, bench.context.profile).argmax(axis=1)
         context = replace(bench.context, baseline=path, baseline_predictions=predictions)
-        return replace(bench, context=context)
+        poor = poor_baseline(bench, predictions)
+        for note in poor:
+            self._progress.note(note)
+        return replace(bench, context=context, task=with_notes(bench.task, poor))
 
     def _relative(self, model: Path | None) -> Path | None:
         return model.relative_to(self._folder.path) if model else None
@@ -365,13 +444,20 @@ class Search:
                 for f in finalists
             )
             winner = replace(winner, test=full)
+        exports: tuple[Exported, ...] = ()
+        if winner is not None and request.exports:
+            self._progress.note(f"Exporting to {', '.join(request.exports)}, too.")
+            test_images = request.task.data.test
+            exports = make_exports(
+                request.exports, winner.trial, bench, self._folder.path, test_images
+            )
         result = SearchResult(
             study=self._folder.name,
             folder=self._folder.path,
             profile=request.profile,
             limits=request.limits,
             metric=request.task.metric,
-            data=request.task.data,
+            data=bench.task.data,
             model_spec=request.task.model_spec,
             trials=trials,
             front=front_of(trials, request.task.metric),
@@ -392,6 +478,7 @@ class Search:
             command=request.command,
             environment=environment(request.seed),
             tracking_uri=self._tracking_uri,
+            exports=exports,
         )
         self._progress.note("Writing the bundle and the report.")
         if winner is not None and winner.trial.model is not None:
@@ -408,6 +495,27 @@ class Search:
                 f"The target sees another class in {detail['different']} of {detail['images']} "
                 f"images; likely cause: {detail['cause']}."
             )
+
+
+def poor_baseline(bench: Workbench, predictions: NDArray[np.int64]) -> list[str]:
+    """A warning where the untouched model is not shown to be better than one fixed answer.
+
+    ``predictions`` (N,) are its classes on the validation split. A drop against a model that
+    knows nothing is worth nothing.
+    """
+    labels, metric = bench.context.labels, bench.task.metric
+    answer = np.bincount(bench.task.data.train.labels).argmax()
+    fixed = np.full_like(labels, answer)
+    gain = metric_drop_bound(metric, labels, fixed, predictions, bench.context.confidence)
+    if gain.bound < 0:
+        return []
+    score = METRICS[metric]
+    return [
+        f"the untouched model is not shown to have learned anything: its {metric_title(metric)} "
+        f"on validation is {words.percent(score(labels, predictions))}, and always answering "
+        f"{bench.task.data.classes[answer]!r} has {words.percent(score(labels, fixed))}; give "
+        f"trained weights (--weights), their --preprocess, or a larger --budget"
+    ]
 
 
 def environment(seed: int) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from search.durations import seconds, size_bytes
 from search.errors import InputError, SearchError
@@ -19,6 +19,10 @@ from search.functions import use_folder
 from search.interruption import EXIT_INTERRUPTED, came, caught
 from search.masking import masked
 from search.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from search.app import Request
+    from search.result import SearchResult
 
 EXIT_INFEASIBLE = 3
 DEFAULT_TRIALS = 40
@@ -37,16 +41,26 @@ examples:
   python -m search --target arm --max-drop 0.03 --dry-run
       what would be searched, and how long it would take
 
-exit codes: 0 done (proved, or delivered and labelled unproven), 1 the search failed,
+--data npz:PATH takes a file of numpy.savez with these arrays:
+  images          (N, H, W), (N, C, H, W) or (N, H, W, C), C 1 or 3; uint8 0..255 or float 0..1
+  labels          (N,), integers from 0
+  classes         their names; may be left out
+  or train_images, train_labels, val_images, val_labels, test_images, test_labels, to keep splits
+  of your own (x_train, y_train and so on will do, too); what is missing is taken from train
+
+exit codes: 0 done (proved, or delivered and labeled unproven), 1 the search failed,
 2 bad input, 3 nothing meets the limits (or unproven with --require-proof), 130 interrupted
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """Bad input is one line and exit code 2."""
+    """Bad input is one line and exit code 2; no option may be shortened."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help explains)\n")
+        raise InputError(f"{message} (--help explains)")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -110,6 +124,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--image-size", metavar="N|HxW", help="pixels to which images are resized")
     add("--preprocess", type=Path, metavar="FILE", help="JSON with size, mean and std")
     add(
+        "--technique",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="search this, too: resolution (a smaller input); may be repeated",
+    )
+    add(
         "--metric",
         choices=("accuracy", "balanced_accuracy", "f1", "agreement"),
         default="accuracy",
@@ -167,6 +188,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="MLflow store (default a SQLite file in the output "
         "folder; MLFLOW_TRACKING_URI is honored)",
     )
+    add(
+        "--export",
+        action="append",
+        default=[],
+        metavar="FORMAT",
+        help="hand the winner over in this format, too: tflite, tensorrt or ort; may be repeated",
+    )
     add("--register", metavar="NAME", help="register the winner in MLflow under this name")
     add(
         "--no-cache",
@@ -174,7 +202,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="train and evaluate everything, also what an earlier search has",
     )
     add("--dry-run", action="store_true", help="say what would be searched, and stop")
-    add("--json", action="store_true", help="print the result as one line of JSON at the end")
+    add(
+        "--json",
+        action="store_true",
+        help="print the result (of --dry-run: the outline) as one line of JSON at the end",
+    )
     return parser
 
 
@@ -182,7 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     began = time.monotonic()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    args = build_parser().parse_args(given)
+    try:
+        args = build_parser().parse_args(given)
+    except InputError as error:
+        print(f"search: {error}", file=sys.stderr)
+        return error.exit_code
     out = sys.stdout
     # Whatever libraries and the person's own code print is talk; the result comes last.
     with caught(), contextlib.redirect_stdout(sys.stderr):
@@ -205,26 +241,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[int, str | None]:
     """The exit code and, where it was asked for, the result as one line of JSON."""
+    request = request_of(args, masked(shlex.join(again(given))))
+    if args.dry_run:
+        from search.outline import outline
+
+        found = outline(request)
+        print(found.told(), file=sys.stderr)
+        return 0, json.dumps(found.to_json(), allow_nan=False) if args.json else None
+    result = search_for(request, args, began)
+    from search.summary import summary, to_json
+
+    print(summary(result), file=sys.stderr)
+    line = json.dumps(to_json(result), allow_nan=False) if args.json else None
+    if came():
+        return EXIT_INTERRUPTED, line
+    if result.winner is None or (args.require_proof and not result.winner.proven):
+        return EXIT_INFEASIBLE, line
+    return 0, line
+
+
+def again(given: Sequence[str]) -> list[str]:
+    """A command that searches the same anew: without a study's name, which is taken by now."""
+    kept = [a for a in given if a != "--resume" and not a.startswith("--study=")]
+    if "--study" in kept:
+        at = kept.index("--study")
+        del kept[at : at + 2]
+    return ["python", "-m", "search", *kept]
+
+
+def request_of(
+    args: argparse.Namespace, command: str, model: Any = None, data: Any = None
+) -> Request:
+    """What the options ask for, all of it checked; notes on the data go to standard error.
+
+    ``model`` and ``data`` are objects that stand for the options of these names; ``command`` is
+    what reproduces the search.
+
+    Raises:
+        InputError: something breaks a rule.
+    """
     # Heavy imports come after the arguments are known to be good.
     from hardware_profiles import ProfileError, load_profile
+    from search.early import check_early
+    from search.exports.exporter import check_exports
 
-    quiet_libraries()
     try:
         profile = load_profile(args.target)
     except ProfileError as error:
         raise InputError(str(error)) from None
+    model, data = (args.model if model is None else model), (args.data if data is None else data)
+    check_early(args, profile.name, model, data)
+    exports = check_exports(args.export)
+    quiet_libraries()
 
-    from search.app import Request, Search, identity_of
+    from search.app import Request
     from search.backends import Resources
     from search.backends.finding import find_backend
     from search.data.preprocessing import parse_image_size
-    from search.folder import compare_identity, in_use, open_folder
     from search.limits import Limits
     from search.loading import load_task
-    from search.progress import Score, show_progress
-    from search.summary import summary, to_json
-    from search.tracking.mlflow import MlflowTracker, resolve_tracking_uri
+    from search.models.given import GivenBuild
 
+    opt_in = _opt_in(args.technique)
     resources = Resources(args.workers, args.cpus_per_trial, args.gpus_per_trial, args.address)
     find_backend(args.backend).check(resources, profile, args.device)
     if args.device:
@@ -232,9 +310,9 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
 
     use_folder(os.getcwd())  # a person's own module lies where they stand
     task = load_task(
-        args.model,
+        model,
         args.weights,
-        args.data,
+        data,
         train=args.train,
         val=args.val,
         test=args.test,
@@ -243,7 +321,15 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
         seed=args.seed,
         metric=args.metric,
     )
-    request = Request(
+    if isinstance(task.build, GivenBuild) and (args.workers > 1 or args.backend != "local"):
+        raise InputError(
+            f"a model that is handed over must be searched in this process alone, but got "
+            f"{args.workers} worker(s) of the backend {args.backend!r}; name the model, such as "
+            f"'package.module:function'"
+        )
+    for note in task.data.notes:
+        print(f"search: {note}", file=sys.stderr)
+    return Request(
         task=task,
         profile=profile,
         limits=Limits(
@@ -258,47 +344,64 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
         budget_s=args.budget or (None if args.trials else seconds(DEFAULT_BUDGET)),
         sampler=args.sampler,
         device=args.device,
+        opt_in=opt_in,
         backend=args.backend,
         resources=resources,
         storage=args.storage,
         cached=not args.no_cache,
+        exports=exports,
         seed=args.seed,
-        command=masked(
-            shlex.join(["python", "-m", "search", *(a for a in given if a != "--resume")])
-        ),
+        command=command,
     )
-    for note in task.data.notes:
-        print(f"search: {note}", file=sys.stderr)
-    if args.dry_run:
-        from search.outline import outline
 
-        print(outline(request), file=sys.stderr)
-        return 0, None
-    folder = open_folder(args.output, args.study, args.resume, profile.name)
+
+def search_for(request: Request, args: argparse.Namespace, began: float) -> SearchResult:
+    """Searches in the folder that the options name; ``began``: see ``Search``.
+
+    Raises:
+        SearchError: the study can't be used, or the search could not go on.
+    """
+    from search.app import Search, identity_of
+    from search.folder import compare_identity, in_use, open_folder
+    from search.progress import Score, show_progress
+    from search.tracking.mlflow import MlflowTracker, resolve_tracking_uri
+
+    folder = open_folder(args.output, args.study, args.resume, request.profile.name)
     compare_identity(folder, identity_of(request))  # before anything is written or takes long
-    score = Score(task.metric, request.trials, request.budget_s)
+    score = Score(request.task.metric, request.trials, request.budget_s)
     with in_use(folder), show_progress(score) as progress:
         uri = resolve_tracking_uri(args.tracking_uri, args.output)
         tracker = MlflowTracker(
             folder.path,
             folder.name,
             uri,
-            task.metric,
+            request.task.metric,
             vars_of(args),
             progress.note,
             register=args.register,
         )
         try:
-            result = Search(request, folder, progress, tracker, masked(uri), began).run()
+            return Search(request, folder, progress, tracker, masked(uri), began).run()
         finally:
             tracker.close()
-    print(summary(result), file=sys.stderr)
-    line = json.dumps(to_json(result), allow_nan=False) if args.json else None
-    if came():
-        return EXIT_INTERRUPTED, line
-    if result.winner is None or (args.require_proof and not result.winner.proven):
-        return EXIT_INFEASIBLE, line
-    return 0, line
+
+
+def _opt_in(asked: Sequence[str]) -> tuple[str, ...]:
+    """The techniques that were asked for, each once.
+
+    Raises:
+        InputError: there is none of that name that has to be asked for.
+    """
+    from spaces.technique import discover
+
+    offered = sorted(t.name for t in discover().values() if t.opt_in)
+    for name in asked:
+        if name not in offered:
+            raise InputError(
+                f"--technique must be one of {', '.join(offered)}, but got {name!r}; all others "
+                f"are searched without being asked for"
+            )
+    return tuple(sorted(set(asked)))
 
 
 def _reach(url: str) -> None:

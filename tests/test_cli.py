@@ -160,7 +160,7 @@ def _none_to_resume(folder: Path) -> list[str]:
         (_one_class, "must be at least two classes", "has 1", "add"),
         (_mixed_channels, "must all be gray or all be color", "b/0.png' is color", "convert"),
         (_not_a_number, "must be finite", "NaN", "repair"),
-        (_unwritable, "must be writable", "file", "--output"),
+        (_unwritable, "--output must be a folder that can be written", "'file'", "choose another"),
         (_existing, "must name a new study", "mine", "--resume"),
         (_of_another_model, "must be of the same model", "torchvision:vgg11", "--study"),
         (_none_to_resume, "must find the study", "mine", "leave out --resume"),

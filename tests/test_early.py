@@ -1,0 +1,194 @@
+"""What a person meets at once: typos without a wait, the outline as JSON, readers that leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loading_samples import random_pixels, write_module, write_npz
+from torchvision import models
+
+from search.cli import again, main
+from search.models.registered import registered
+from search.sources import list_sources
+
+ROOT = Path(__file__).parent.parent
+SEARCH = ["--target", "arm", "--max-drop", "0.03"]
+SLOW = ("torch", "torchvision", "timm", "onnxruntime", "optuna", "mlflow", "ray", "matplotlib")
+
+
+def python(code: str, *arguments: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_typos_are_refused_before_anything_slow_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "taken").write_text("")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "study.json").write_text("{}")
+    typos = [
+        ["--target", "amr"],
+        ["--model", "torchvision:resnt18"],
+        ["--model", "resnet18"],
+        ["--model", "timm:efficientnet_lit0"],
+        ["--model", "no_such:thing"],
+        ["--data", "npz:no.npz"],
+        ["--data", "npz:text.npz"],
+        ["--data", "folder:no"],
+        ["--data", "digts"],
+        ["--data", "torchvision:CIFAR"],
+        ["--data", "parquet:no"],
+        ["--data", "no_such:thing"],
+        ["--weights", "no.pt"],
+        ["--weights", "text.pt"],
+        ["--train", "no"],
+        ["--image-size", "0"],
+        ["--preprocess", "no.json"],
+        ["--output", "taken"],
+        ["--output", "taken/deeper"],
+        ["--study", "mine"],
+        ["--study", "other", "--resume"],
+        ["--study", "a/b"],
+        ["--no-such-option"],
+    ]
+    before = sorted(tmp_path.rglob("*"))
+    code = f"""
+import json, sys
+from search.cli import main
+for typo in json.loads(sys.argv[1]):
+    assert main({SEARCH} + typo) == 2, typo
+    slow = {SLOW} & sys.modules.keys()
+    assert not slow, (typo, slow)
+"""
+    code = code.replace(str(SLOW), str(set(SLOW)))
+    out, err = python(code, json.dumps(typos), folder=tmp_path).communicate(timeout=60)
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == len(typos), err
+    assert all(line.startswith("search: ") for line in lines)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_sources_are_found_without_importing_their_helpers() -> None:
+    assert set(list_sources("search.models")) >= {"", "timm", "torchvision"}
+    for package in ("search.models", "search.data"):
+        for source in list_sources(package).values():
+            assert callable(source.check)
+
+
+def test_names_in_the_source_text_are_those_that_the_packages_know() -> None:
+    assert list(registered("torchvision")) == sorted(models.list_models(module=models))
+    timm = import_module("timm")
+    assert set(registered("timm")) == set(timm.list_models())
+
+
+def test_name_that_is_spelled_somewhere_but_no_model_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("torchvision:ResNet", "timm:ResNet"):
+        assert main([*SEARCH, "--model", name]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "'ResNet'" in said
+
+
+def test_dry_run_as_json_is_one_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_module(tmp_path, monkeypatch, "net")
+    data = write_npz(tmp_path / "a.npz", images=random_pixels(120), labels=np.arange(120) % 2)
+    options = [*SEARCH, "--model", "net:network", "--data", data, "--dry-run", "--trials", "7"]
+    assert main([*options, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1
+    found = json.loads(out)
+    assert found["target"] == "raspberry-pi-4b"
+    assert found["model"]["name"] == "net:network"
+    assert found["model"]["layers"] == 2
+    assert found["model"]["latency_ms"] > 0
+    assert found["data"]["train"] + found["data"]["validation"] + found["data"]["test"] == 120
+    assert found["data"]["size"] == [8, 8]
+    assert found["groups"] == {"0": 4}
+    assert found["not_pruned"]
+    assert {"fp32", "int8"} <= set(found["baselines"])
+    assert (found["trials"], found["budget_seconds"]) == (7, None)
+    assert 0 < found["trial_seconds"] < found["untouched_seconds"] < found["seconds"]
+    assert f"{found['dimensions']} dimensions" in err
+    assert main(options) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "command"),
+    [
+        ("--target arm --study mine --seed 1", "--target arm --seed 1"),
+        ("--study=mine --resume --target arm", "--target arm"),
+        ("--target arm --trials 3", "--target arm --trials 3"),
+    ],
+)
+def test_command_to_reproduce_runs_as_given(given: str, command: str) -> None:
+    assert " ".join(again(given.split())) == f"python -m search {command}"
+
+
+def test_options_may_not_be_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SEARCH, "--stud", "mine"]) == 2
+    assert "--stud" in capsys.readouterr().err
+
+
+def test_reader_of_the_help_may_leave(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search", "--help"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert process.stderr.read() == ""
+
+
+def test_search_that_nobody_reads_is_interrupted(tmp_path: Path) -> None:
+    """As by Ctrl-C; what is printed after that, while it ends tidily, goes nowhere."""
+    code = """
+import signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from search.interruption import came, caught, finishing
+from search.readers import outlive_readers
+outlive_readers()
+with caught():
+    try:
+        while True:
+            print("trial", file=sys.stderr)
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        finishing()
+        print("the end", file=sys.stderr)
+        print("the result", flush=True)
+        Path("ended").write_text(f"{came()}")
+"""
+    process = python(code, folder=tmp_path)
+    assert process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr.readline() == "trial\n"
+    process.stderr.close()
+    assert process.stdout.read() == "the result\n"
+    assert process.wait(60) == 0
+    assert (tmp_path / "ended").read_text() == "True"
