@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,7 @@ from spaces.space import bind, planned_table
 from spaces.technique import ExportContext, Hooks, LossInputs, PrepareContext
 
 CONSTRAIN_AT = 0.6  # of the training; fake quantization comes when the weights have settled
+REFINE_AT = 0.25  # of the training; what was begun before it is finished then
 Stage = Callable[[str, float | None], None]
 
 
@@ -119,13 +119,15 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
     hooks = bind(job.plan)
     with stages("build"):
         torch.manual_seed(trial_seed(bench.settings.seed, job.plan))
-        model, context = build(bench, hooks)
+        staged = job.checkpoint is None and job.epochs > 0 and any(h.refine for h in hooks)
+        model, context = build(bench, hooks, begun=staged)
         if job.checkpoint is not None:
             model.load_state_dict(torch.load(job.checkpoint, weights_only=True))
     facts = Evaluation({})
     if job.checkpoint is None and bench.limits.ceilings(bench.context.profile):
         with stages("facts"):
-            facts = cheap_facts(model, hooks, bench, folder)
+            shipped = refine(copy.deepcopy(model), hooks, context) if staged else model
+            facts = cheap_facts(shipped, hooks, bench, folder)
             violations = bench.limits.violations(facts, bench.context.profile)
         broken = {name: v for name, v in violations.items() if v > 0}
         if broken:
@@ -139,7 +141,7 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
                 recalibrate(model, bench.views, _preprocess(bench, hooks), bench.hardware)
         if job.epochs > 0:
             with stages("train"):
-                _train(model, hooks, context, job, bench, stages)
+                _train(model, hooks, context, job, bench, stages, staged)
     with stages("export"):
         path = export(model, hooks, bench, folder)
         checkpoint = folder / "weights.pt"
@@ -155,8 +157,13 @@ def trial_seed(seed: int, plan: CompressionPlan) -> int:
     return int(hashlib.sha256(f"{seed}:{plan.plan_id}".encode()).hexdigest()[:8], 16)
 
 
-def build(bench: Workbench, hooks: tuple[Hooks, ...]) -> tuple[nn.Module, PrepareContext]:
-    """The planned architecture with what is left of the baseline's weights."""
+def build(
+    bench: Workbench, hooks: tuple[Hooks, ...], begun: bool = False
+) -> tuple[nn.Module, PrepareContext]:
+    """The planned architecture with what is left of the baseline's weights.
+
+    One that is only ``begun`` is to be refined after a part of the training.
+    """
     model = copy.deepcopy(_untouched(bench))
     context = PrepareContext(
         bench.network,
@@ -166,7 +173,7 @@ def build(bench: Workbench, hooks: tuple[Hooks, ...]) -> tuple[nn.Module, Prepar
     for hook in hooks:
         if hook.prepare:
             hook.prepare(model, context)
-    return model.eval(), context
+    return model.eval() if begun else refine(model, hooks, context), context
 
 
 # Random weights that are replaced at once take longer than a copy of the untouched model.
@@ -192,6 +199,14 @@ def _preprocess(bench: Workbench, hooks: tuple[Hooks, ...]) -> Preprocess:
 def _calibration(bench: Workbench, hooks: tuple[Hooks, ...]) -> NDArray[np.float32]:
     """Calibration images (N, C, H, W) as the planned network takes them."""
     return resized(bench.calibration, _preprocess(bench, hooks).size)
+
+
+def refine(model: nn.Module, hooks: tuple[Hooks, ...], context: PrepareContext) -> nn.Module:
+    """The model, in which what was begun when it was built is finished."""
+    for hook in hooks:
+        if hook.refine:
+            hook.refine(model, context)
+    return model.eval()
 
 
 def cheap_facts(
@@ -224,7 +239,9 @@ def _train(
     job: Job,
     bench: Workbench,
     stages: Stages,
+    staged: bool,
 ) -> None:
+    """Trains in one go or, where ``staged``, in two with the refinement between."""
     preprocess = _preprocess(bench, hooks)
     losses = [hook.loss for hook in hooks if hook.loss]
 
@@ -238,15 +255,33 @@ def _train(
             if job.constrained and hook.constrain:
                 hook.constrain(student, context)
 
-    def after_batch(done: float) -> None:
-        lease.yield_to_measurements()
-        stages.fraction("train", done)
+    def run(begun: float, end: float) -> None:
+        """From one fraction of the training to another."""
 
-    settings = replace(
-        bench.settings, epochs=job.epochs, seed=trial_seed(bench.settings.seed, job.plan)
-    )
-    run = partial(train, model, bench.views, preprocess, loss, settings, bench.hardware)
-    run(after_batch, constrain=constrain, constrain_at=CONSTRAIN_AT)
+        def after_batch(done: float) -> None:
+            lease.yield_to_measurements()
+            stages.fraction("train", begun + done * (end - begun))
+
+        seed = trial_seed(bench.settings.seed, job.plan)
+        settings = replace(bench.settings, epochs=job.epochs * (end - begun), seed=seed)
+        at = (CONSTRAIN_AT - begun) / (end - begun)
+        train(
+            model,
+            bench.views,
+            preprocess,
+            loss,
+            settings,
+            bench.hardware,
+            after_batch,
+            constrain=constrain,
+            constrain_at=at,
+        )
+
+    if staged:
+        run(0.0, REFINE_AT)
+        refine(model, hooks, context)
+        recalibrate(model, bench.views, preprocess, bench.hardware)
+    run(REFINE_AT if staged else 0.0, 1.0)
     for hook in hooks:
         if hook.release:
             hook.release(model)

@@ -22,10 +22,11 @@ CRITERIA = ("magnitude", "taylor", "bn_scale")
 
 
 class Pruning(Technique):
-    """One ``pruning_ratio`` (fraction of channels removed) for each group, and the criterion.
+    """One ``pruning_ratio`` (fraction of channels removed) for each group; criterion and steps.
 
     The setting holds *kept channels*, so that ratios which snap to the same width are one plan:
-    ``{"kept": {group: channels}, "importance": criterion}``.
+    ``{"kept": {group: channels}, "importance": criterion, "steps": 2}``. In two steps a group
+    loses channels down to half its way, on the logarithm, then trains a little, then the rest.
     """
 
     name = "pruning"
@@ -36,11 +37,12 @@ class Pruning(Technique):
         network: Network,
         profile: HardwareProfile,
     ) -> tuple[Dimension, ...]:
-        """One ratio for each group, and the importance criterion."""
+        """One ratio for each group, the importance criterion, and the number of steps."""
         if not network.groups:
             return ()
         ratios = (Real(f"pruning/{g.name}", 0.0, MAX_RATIO) for g in network.groups)
-        return (*ratios, Choice("pruning/importance", CRITERIA))
+        criterion = Choice("pruning/importance", CRITERIA)
+        return (*ratios, criterion, Choice("pruning/steps", (1, 2)))
 
     def decode(
         self, params: Mapping[str, ParamValue], network: Network, profile: HardwareProfile
@@ -54,7 +56,7 @@ class Pruning(Technique):
             channels = min(widths(group, profile), key=lambda w: (abs(w - wanted), w))
             if channels < group.channels:
                 kept[group.name] = channels
-        return setting_of(kept, str(params["pruning/importance"]))
+        return setting_of(kept, str(params["pruning/importance"]), int(params["pruning/steps"]))
 
     def encode(
         self,
@@ -70,36 +72,45 @@ class Pruning(Technique):
             f"pruning/{g.name}": min(1 - kept.get(g.name, g.channels) / g.channels, MAX_RATIO)
             for g in network.groups
         }
-        return params | {"pruning/importance": setting.get("importance", CRITERIA[0])}
+        params["pruning/importance"] = setting.get("importance", CRITERIA[0])
+        return params | {"pruning/steps": setting.get("steps", 1)}
 
     def without(self, setting: Setting, modules: tuple[str, ...]) -> Setting:
         """Only what was planned for groups outside ``modules``."""
         kept = {g: n for g, n in setting.get("kept", {}).items() if not inside(g, modules)}
-        return setting_of(kept, setting.get("importance", CRITERIA[0]))
+        return setting_of(kept, setting.get("importance", CRITERIA[0]), setting.get("steps", 1))
 
     def reshape(self, setting: Setting, table: ShapeTable) -> ShapeTable:
         """Narrower groups."""
         return table.with_kept(setting.get("kept", {}))
 
     def bind(self, setting: Setting) -> Hooks:
-        """Removes the least important channels before training."""
+        """Removes the least important channels before training, or some of them then."""
 
         def prepare(model: nn.Module, context: PrepareContext) -> None:
             prune(model, setting, context)
 
-        return Hooks(prepare=prepare)
+        def begin(model: nn.Module, context: PrepareContext) -> None:
+            kept = halfway(setting["kept"], context.network)
+            prune(model, {**setting, "kept": kept}, context)
+
+        if setting.get("steps", 1) == 1:
+            return Hooks(prepare=prepare)
+        return Hooks(prepare=begin, refine=prepare)
 
 
 TECHNIQUE = Pruning()
 
 
-def setting_of(kept: Mapping[str, int], importance: str = CRITERIA[0]) -> Setting:
-    """The canonical setting: untouched groups and the default criterion are left unsaid."""
+def setting_of(kept: Mapping[str, int], importance: str = CRITERIA[0], steps: int = 1) -> Setting:
+    """The canonical setting: untouched groups, default criterion and one step are left unsaid."""
     if not kept:
         return {}
     setting: dict[str, Any] = {"kept": dict(kept)}
     if importance != CRITERIA[0]:
         setting["importance"] = importance
+    if steps != 1:
+        setting["steps"] = steps
     return setting
 
 
@@ -127,6 +138,16 @@ def uniform(network: Network, profile: HardwareProfile, pruning_ratio: float) ->
     return setting_of(kept)
 
 
+def halfway(kept: Mapping[str, int], network: Network) -> dict[str, int]:
+    """Widths between the untouched ones and ``kept``, in the middle of the logarithm."""
+    found = {}
+    for name, channels in kept.items():
+        group = network.group(name)
+        middle = math.sqrt(group.channels * channels) / group.step
+        found[name] = max(channels, round(middle) * group.step)
+    return found
+
+
 def prune(model: nn.Module, setting: Setting, context: PrepareContext) -> None:
     """Narrows the groups of ``model`` in place, least important channels first.
 
@@ -146,7 +167,7 @@ def prune_by(
     scores: Mapping[str, torch.Tensor],
     context: PrepareContext,
 ) -> None:
-    """Narrows groups in place by given scores, one for each channel of each group.
+    """Narrows groups in place by given scores, one for each channel that each group has.
 
     Raises:
         ValueError: a group did not end with the planned number of channels.
@@ -154,7 +175,7 @@ def prune_by(
     removed = {}
     for name, channels in kept.items():
         group = context.network.group(name)
-        removed[name] = _least_important(scores[name], group, group.channels - channels)
+        removed[name] = _least_important(scores[name], group, len(scores[name]) - channels)
     narrow(model, context.network.input_shape, removed)
     for name, channels in kept.items():
         weight = model.get_submodule(name).weight

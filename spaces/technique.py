@@ -69,13 +69,15 @@ class ExportContext:
 class Hooks:
     """What a bound choice does, each part optional.
 
-    ``prepare`` changes the architecture in place before training; ``constrain`` and ``release``
+    ``prepare`` changes the architecture in place before training; ``refine`` finishes what it
+    began, after a first part of the training; ``constrain`` and ``release``
     put training-time constraints (fake quantization) on and take them off again; ``loss`` gives
     the training loss; ``export`` rewrites the exported file; ``input_size`` is the height and
     width of the network's input where they are not those of the data's images.
     """
 
     prepare: Callable[[nn.Module, PrepareContext], None] | None = None
+    refine: Callable[[nn.Module, PrepareContext], None] | None = None
     constrain: Callable[[nn.Module, PrepareContext], None] | None = None
     release: Callable[[nn.Module], None] | None = None
     loss: Callable[[LossInputs], torch.Tensor] | None = None

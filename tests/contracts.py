@@ -96,6 +96,11 @@ def _check_hooks(
     context = PrepareContext(trace(model, IMAGE), pictures(8), torch.arange(8) % CLASSES)
     if hooks.prepare:
         hooks.prepare(model, context)
+    if hooks.refine:
+        begun = [p.shape for p in model.parameters()]
+        assert model(pictures(4)).shape == (4, CLASSES)
+        hooks.refine(model, context)
+        assert [p.shape for p in model.parameters()] != begun
     shape, images = (4, CLASSES), pictures(4)
     if hooks.input_size:
         assert all(s < whole for s, whole in zip(hooks.input_size, IMAGE[1:], strict=True))

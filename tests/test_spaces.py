@@ -65,6 +65,9 @@ def applied(space: SearchSpace, plan: CompressionPlan, model: nn.Module) -> nn.M
     for hooks in bind(plan):
         if hooks.prepare:
             hooks.prepare(model, prepare_context(space))
+    for hooks in bind(plan):
+        if hooks.refine:
+            hooks.refine(model, prepare_context(space))
     return model.eval()
 
 
@@ -303,6 +306,29 @@ def test_batch_norm_criterion_removes_the_smallest_scales() -> None:
     context = prepare_context(space)
     pruning.prune(model, {"kept": {"low.first.0": 4}, "importance": "bn_scale"}, context)
     assert model.get_submodule("low.first.1").weight.tolist() == [16, 15, 14, 13]
+
+
+def test_two_steps_of_pruning_meet_halfway() -> None:
+    space = space_of("residual")
+    values = space.encode(CompressionPlan())
+    values |= {"pruning/stem.0": 0.75, "pruning/high.first.0": 0.3, "pruning/steps": 2}
+    setting = space.decode(values).settings["pruning"]
+    assert setting == {"kept": {"stem.0": 4, "high.first.0": 16}, "steps": 2}
+    hooks = pruning.TECHNIQUE.bind(setting)
+    model, context = seeded(Residual), prepare_context(space)
+    assert hooks.prepare is not None
+    assert hooks.refine is not None
+
+    def widths() -> tuple[int, int]:
+        return model.stem[0].out_channels, model.high.first[0].out_channels
+
+    hooks.prepare(model, context)
+    assert widths() == (8, 20)  # the roots of 16 * 4 and 24 * 16
+    scores = pruning.importance(model, "magnitude", context, ("stem.0",))["stem.0"]
+    strongest = model.stem[0].weight[scores.argsort(descending=True, stable=True)[:4].sort()[0]]
+    hooks.refine(model, context)
+    assert widths() == (4, 16)
+    torch.testing.assert_close(model.stem[0].weight, strongest)
 
 
 def test_narrowing_that_goes_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,79 @@
+"""One trial: what is trained in two parts, and what a later rung builds on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_backends import a_bench
+
+from search import worker
+from search.worker import Job, run_job
+from spaces import CompressionPlan, pruning
+from spaces.space import bind
+
+
+def ignore(_stage: str, _done: float | None) -> None:
+    pass
+
+
+def widths(path: Path) -> dict[str, int]:
+    state = torch.load(path, weights_only=True)
+    return {name: len(value) for name, value in state.items() if name.endswith("weight")}
+
+
+def test_pruning_in_two_steps_ends_as_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = a_bench(tmp_path)
+    setting = pruning.uniform(bench.network, bench.context.profile, 0.5)
+    once, twice = (
+        CompressionPlan({"pruning": pruning.setting_of(setting["kept"], steps=steps)})
+        for steps in (1, 2)
+    )
+    seen: list[tuple[int, float]] = []
+    train = worker.train
+
+    def watched(model, views, preprocess, loss, settings, *rest, **given) -> None:  # type: ignore[no-untyped-def]
+        seen.append((model.stem[0].out_channels, settings.epochs))
+        train(model, views, preprocess, loss, settings, *rest, **given)
+
+    monkeypatch.setattr(worker, "train", watched)
+    done: list[float] = []
+
+    def listen(stage: str, fraction: float | None) -> None:
+        if stage == "train" and fraction is not None:
+            done.append(fraction)
+
+    first, second = run_job(Job(once, 2.0), bench, ignore), run_job(Job(twice, 2.0), bench, listen)
+    assert seen == [(8, 2.0), (11, 0.5), (8, 1.5)]
+    assert done == sorted(done)
+    assert done[-1] == 1.0
+    assert first.checkpoint is not None
+    assert second.checkpoint is not None
+    assert widths(first.checkpoint) == widths(second.checkpoint)
+    for figure in ("size_bytes", "macs", "parameters"):
+        assert first.evaluation[figure].value == second.evaluation[figure].value
+
+    # The next rung goes on from the final widths, in one part; so does one without training.
+    seen.clear()
+    run_job(Job(twice, 2.0, checkpoint=second.checkpoint), bench, ignore)
+    run_job(Job(twice, 0.0), bench, ignore)
+    assert seen == [(8, 2.0)]
+    model, _ = worker.build(bench, bind(twice))
+    assert model.stem[0].out_channels == 8
+
+
+def test_facts_are_those_of_the_model_that_ships(tmp_path: Path) -> None:
+    bench = a_bench(tmp_path)
+    kept = pruning.uniform(bench.network, bench.context.profile, 0.5)["kept"]
+    plan = CompressionPlan({"pruning": pruning.setting_of(kept, steps=2)})
+    size = run_job(Job(plan, 0.0), bench, ignore).evaluation.value("size_bytes")
+    tight, loose = (
+        replace(bench, limits=replace(bench.limits, max_size_bytes=size * factor))
+        for factor in (0.95, 1.01)
+    )
+    assert run_job(Job(plan, 1.0), tight, ignore).reason is not None
+    assert run_job(Job(plan, 1.0), loose, ignore).reason is None
