@@ -11,7 +11,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from spaces.network import example_input
-from spaces.qdq import layer_nodes
+from spaces.pooling import exported_adaptive_pooling
+from spaces.qdq import layer_nodes, layer_of
+from spaces.recorder import plain_attention, weighted_calls
 
 INPUT, OUTPUT = "input", "logits"
 OPSET = 17
@@ -29,7 +31,7 @@ def export_onnx(model: nn.Module, path: Path, input_shape: tuple[int, int, int])
     model = model.eval()
     example = example_input(model, input_shape)
     raw = path.with_suffix(".raw.onnx")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), plain_attention(), exported_adaptive_pooling(OPSET):
         # The graph-capturing exporter needs ten times as long for the same file.
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -44,32 +46,16 @@ def export_onnx(model: nn.Module, path: Path, input_shape: tuple[int, int, int])
         )
     # The optimizer below keeps names, but not the order, in which nodes and calls correspond.
     named = onnx.load(raw)
-    calls = layer_calls(model, example)
+    calls = weighted_calls(model, example)
     _join_shared_weights(named)
     _name_layers(named, calls)
     onnx.save(named, raw)
     quant_pre_process(str(raw), str(path), skip_symbolic_shape=True)
     raw.unlink()
-    _check_names(onnx.load(path), calls)
-
-
-def layer_calls(model: nn.Module, example: torch.Tensor) -> list[tuple[str, int]]:
-    """(name, output channels) of every call of a convolution or linear layer, in order."""
-    calls: list[tuple[str, int]] = []
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            width = int(module.weight.shape[0])
-
-            def hook(*_: object, name: str = name, width: int = width) -> None:
-                calls.append((name, width))
-
-            handles.append(module.register_forward_hook(hook))
-    with torch.no_grad():
-        model(example)
-    for handle in handles:
-        handle.remove()
-    return calls
+    file = onnx.load(path)
+    _check_names(file, calls)
+    _name_weights(file)
+    onnx.save(file, path)
 
 
 def _join_shared_weights(model: onnx.ModelProto) -> None:
@@ -118,6 +104,18 @@ def _check_names(model: onnx.ModelProto, calls: list[tuple[str, int]]) -> None:
             f"the file must have the model's layers, but {sorted(expected ^ found)[:3]} differ; "
             f"this architecture can't be mapped to its file"
         )
+
+
+def _name_weights(model: onnx.ModelProto) -> None:
+    """Names the weights of layers as PyTorch does; fused and transposed ones have lost theirs."""
+    names: dict[str, str] = {}
+    for node in layer_nodes(model):
+        names.setdefault(node.input[1], f"{layer_of(node)}.weight")
+    for tensor in model.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
 
 
 def _out_channels(model: onnx.ModelProto, node: onnx.NodeProto) -> int:

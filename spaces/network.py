@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,45 +11,15 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hardware_profiles import OpShape
-from spaces.table import Row, ShapeTable, Size, Width
+from spaces.recorder import Recorder, plain_attention
+from spaces.table import Row, ShapeTable, Size
 
 # Shares of the input's height and width at which a network is looked at.
 INPUT_SHARES = (0.875, 0.75, 0.625, 0.5)
 
-aten = torch.ops.aten
-_POOLS = {
-    aten.max_pool2d_with_indices.default,
-    aten.avg_pool2d.default,
-    aten.max_pool2d.default,
-}
-_GLOBAL = {aten.mean.dim, aten._adaptive_avg_pool2d.default}
-_BINARY = {aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor, aten.sub.Tensor}
-# Runtimes fuse these into the operator before, or they only move a view.
-_FREE = {
-    aten.relu.default,
-    aten.relu_.default,
-    aten.hardtanh.default,
-    aten.hardtanh_.default,
-    aten.native_batch_norm.default,
-    aten._native_batch_norm_legit_no_training.default,
-    aten.cudnn_batch_norm.default,
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.reshape.default,
-    aten.flatten.using_ints,
-    aten.t.default,
-    aten.detach.default,
-    aten.alias.default,
-    aten.clone.default,
-    aten.expand.default,
-    aten.squeeze.dim,
-    aten.unsqueeze.default,
-    aten.empty.memory_format,
-    aten.dropout.default,
-}
+_MISPLACED = 0.1  # of the effect of channels; rounding makes less than 0.001, misplacing about 1
 
 
 @dataclass(frozen=True)
@@ -116,10 +85,9 @@ class Network:
 
 
 def example_input(model: nn.Module, input_shape: tuple[int, int, int]) -> torch.Tensor:
-    """A fixed random batch of one image for tracing, on the model's device."""
+    """A fixed random batch of one image for tracing, on the model's device, of its type."""
     generator = torch.Generator().manual_seed(0)
-    device = next(model.parameters()).device
-    return torch.randn(1, *input_shape, generator=generator).to(device)
+    return torch.randn(1, *input_shape, generator=generator).to(next(model.parameters()))
 
 
 def dependency_graph(model: nn.Module, input_shape: tuple[int, int, int]) -> Any:
@@ -158,7 +126,8 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int]) -> Network:
 
     Groups are kept when a copy of the model still runs, with outputs of the same shape, after
     they were narrowed; the others are listed in ``fixed`` with the reason. A model that
-    torch-pruning can't trace has no groups and can still be quantized.
+    torch-pruning can't trace, or that says why in ``not_prunable``, has no groups and can still
+    be quantized.
     """
     model = copy.deepcopy(model).eval()
     groups, fixed = _prunable_groups(model, input_shape)
@@ -182,8 +151,8 @@ def _recorded(
     model: nn.Module, input_shape: tuple[int, int, int], owner: Mapping[str, str]
 ) -> tuple[tuple[Row, ...], torch.Size]:
     """Every operator of a forward pass, and the shape of its outputs."""
-    recorder = _Recorder(model, owner)
-    with torch.no_grad(), recorder.hooked(), recorder:
+    recorder = Recorder(model, owner)
+    with torch.no_grad(), plain_attention(), recorder.hooked(), recorder:
         output = model(example_input(model, input_shape))
     return tuple(recorder.rows), output.shape
 
@@ -241,6 +210,8 @@ def _outputs(module: nn.Module) -> int:
 def _prunable_groups(
     model: nn.Module, input_shape: tuple[int, int, int]
 ) -> tuple[tuple[Group, ...], dict[str, str]]:
+    if hasattr(model, "not_prunable"):
+        return (), {"": str(model.not_prunable)}
     try:
         graph = dependency_graph(model, input_shape)
         found = list(full_groups(model, graph))
@@ -307,24 +278,58 @@ def _narrowed_breaks(
     groups: list[Group],
 ) -> str | None:
     trial = copy.deepcopy(model)
-    planned = {g.name: g.channels - _least(g) for g in groups}
+    removed = {g.name: removable(g, _half(g)) for g in groups}
+    image = example_input(trial, input_shape)
     try:
-        narrow(trial, input_shape, {g.name: removable(g, _least(g)) for g in groups})
         with torch.no_grad():
-            out = trial(example_input(trial, input_shape))
+            before = trial(image)
+        silenced = _silence(trial, input_shape, removed)
+        with torch.no_grad():
+            expected = trial(image)
+        narrow(trial, input_shape, removed)
+        with torch.no_grad():
+            out = trial(image)
     except Exception as error:
         return f"the model does not run when it is narrowed ({type(error).__name__})"
     if out.shape != shape:
         return "it carries the model's outputs"
     for group in groups:
         for layer in group.layers:
-            if _outputs(trial.get_submodule(layer)) != planned[group.name]:
+            if _outputs(trial.get_submodule(layer)) != group.channels - _half(group):
                 return "its layers can't be narrowed alone"
+    effect = (expected - before).abs().max()
+    if silenced and (out - expected).abs().max() > _MISPLACED * effect + 1e-5:
+        return "its channels change places on their way to the next layer"
     return None
 
 
-def _least(group: Group) -> int:
-    return group.step
+def _half(group: Group) -> int:
+    """Half of the channels, as the group allows."""
+    return max(group.channels // 2 // group.step, 1) * group.step
+
+
+def _silence(
+    model: nn.Module, input_shape: tuple[int, int, int], removed: Mapping[str, list[int]]
+) -> bool:
+    """Lets the given channels give zeros, in place.
+
+    The model then computes what it does without them. False where that is not so, which is for
+    the mean that a layer or group norm takes.
+    """
+    graph = dependency_graph(model, input_shape)
+    for name, indices in removed.items():
+        module = model.get_submodule(name)
+        handler = graph.get_pruner_of_module(module).prune_out_channels
+        for dep, places in graph.get_pruning_group(module, handler, indices):
+            target = dep.target.module
+            if isinstance(target, nn.LayerNorm | nn.GroupNorm):
+                return False
+            if isinstance(target, nn.Parameter):
+                target.data.movedim(dep.target.pruning_dim, 0)[places] = 0
+            elif "out_channels" in dep.handler.__name__:
+                for parameter in target.parameters(recurse=False):
+                    parameter.data[places] = 0
+    return True
 
 
 def removable(group: Group, count: int) -> list[int]:
@@ -378,170 +383,3 @@ def _removable_blocks(model: nn.Module, input_shape: tuple[int, int, int]) -> tu
                 blocks.append(name)
     # The innermost ones only: a stage of removable blocks is removed block by block.
     return tuple(b for b in blocks if not any(o.startswith(b + ".") for o in blocks))
-
-
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records every operator of a forward pass with shapes and symbolic widths."""
-
-    def __init__(self, model: nn.Module, owner: Mapping[str, str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.rows: list[Row] = []
-        self._model = model
-        self._owner = owner
-        self._stack: list[str] = [""]
-        self._widths: dict[int, Width] = {}
-        self._alive: list[torch.Tensor] = []  # ids stay unique only while tensors live
-
-    @contextlib.contextmanager
-    def hooked(self) -> Iterator[None]:
-        """Keeps the name of the module that runs."""
-        handles = []
-        for name, module in self._model.named_modules():
-            handles.append(module.register_forward_pre_hook(self._enter(name)))
-            handles.append(module.register_forward_hook(self._leave))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _enter(self, name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any) -> None:
-            self._stack.append(name)
-
-        return hook
-
-    def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
-        self._stack.pop()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        result = out[0] if isinstance(out, tuple | list) and out else out
-        if isinstance(result, torch.Tensor):
-            inputs = [a for a in args if isinstance(a, torch.Tensor)]
-            if func is aten.cat.default:
-                inputs = list(args[0])
-            self._record(func, args, inputs, result)
-            for other in out if isinstance(out, tuple | list) else ():
-                if isinstance(other, torch.Tensor):
-                    self._alive.append(other)
-        return out
-
-    def _record(self, func: Any, args: Any, inputs: list[torch.Tensor], out: Any) -> None:
-        self._alive += [*inputs, out]
-        module = self._stack[-1]
-        if func is aten.convolution.default:
-            self._layer(args[0], args[1], out, module, stride=args[3], groups=args[8])
-        elif func in (aten.addmm.default, aten.mm.default):
-            source, weight = (args[1], args[2]) if func is aten.addmm.default else args[:2]
-            self._layer(source, weight.t(), out, module, stride=(1, 1), groups=1)
-        elif func is aten.cat.default:
-            self._concat(inputs, args, out, module)
-        elif inputs:
-            self._widths[id(out)] = self._through(inputs, out)
-            op = _op_of(func, inputs, out)
-            if op and out.dim() >= 2:
-                shape = OpShape(_channels(inputs[0]), _channels(out), _size(inputs[0]), _size(out))
-                if op == "pool":
-                    shape = OpShape(
-                        shape.in_channels,
-                        shape.out_channels,
-                        shape.in_size,
-                        shape.out_size,
-                        kernel=_pair(args[1]),
-                        stride=_pair(args[2] if len(args) > 2 and args[2] else args[1]),
-                    )
-                row = Row(op, None, module, shape, self._of(inputs[0]), self._of(out))
-                self.rows.append(row)
-
-    def _layer(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        out: Any,
-        module: str,
-        stride: Any,
-        groups: int,
-    ) -> None:
-        layer = module if isinstance(self._model.get_submodule(module), _LAYERS) else None
-        op = "linear" if weight.dim() == 2 else "conv"
-        in_channels = x.shape[-1] if op == "linear" else x.shape[1]
-        out_channels = out.shape[-1] if op == "linear" else out.shape[1]
-        if op == "conv" and groups == in_channels > 1:
-            op = "depthwise"
-        kernel = (1, 1) if op == "linear" else tuple(weight.shape[2:])
-        group = self._owner.get(layer or "")
-        own = Width(0, ((group, 1),)) if group else Width(out_channels)
-        if op == "depthwise" and in_channels == out_channels:
-            own = self._of(x)
-        self._widths[id(out)] = own
-        tokens = (x.shape[0], 1) if op == "linear" and x.shape[0] > 1 else None
-        shape = OpShape(
-            in_channels,
-            out_channels,
-            tokens or _size(x),
-            tokens or _size(out),
-            (kernel[0], kernel[1]),
-            _pair(stride),
-            groups,
-        )
-        self.rows.append(Row(op, layer, module, shape, self._of(x), own))
-
-    def _concat(self, inputs: list[torch.Tensor], args: Any, out: Any, module: str) -> None:
-        axis = args[1] if len(args) > 1 else 0
-        if axis % out.dim() != 1:
-            self._widths[id(out)] = self._through(inputs, out)
-            return
-        width = Width()
-        for tensor in inputs:
-            width = width.plus(self._of(tensor))
-        self._widths[id(out)] = width
-        shape = OpShape(_channels(out), _channels(out), _size(out), _size(out))
-        self.rows.append(Row("concat", None, module, shape, width, width))
-
-    def _of(self, tensor: torch.Tensor) -> Width:
-        return self._widths.get(id(tensor)) or Width(_channels(tensor))
-
-    def _through(self, inputs: list[torch.Tensor], out: torch.Tensor) -> Width:
-        """Widths follow the first input whose channels divide the output's."""
-        for tensor in inputs:
-            width, before, after = self._of(tensor), _channels(tensor), _channels(out)
-            if not width.factors:
-                continue
-            if before == after:
-                return width
-            if before and after % before == 0 and tensor.numel() == out.numel():
-                return width.scaled(after // before)
-        return Width(_channels(out))
-
-
-_LAYERS = (nn.Conv2d, nn.Linear)
-
-
-def _op_of(func: Any, inputs: list[torch.Tensor], out: torch.Tensor) -> str | None:
-    if func in _POOLS:
-        return "pool"
-    if func in _GLOBAL:
-        return "global_pool"
-    if func in _BINARY and len(inputs) > 1 and out.dim() == 4:
-        return "add"
-    if func in _FREE or out.dim() != 4 or not out.is_floating_point():
-        return None
-    return "elementwise"
-
-
-def _channels(tensor: torch.Tensor) -> int:
-    return int(tensor.shape[1]) if tensor.dim() >= 2 else int(tensor.numel())
-
-
-def _size(tensor: torch.Tensor) -> tuple[int, int]:
-    return (int(tensor.shape[2]), int(tensor.shape[3])) if tensor.dim() == 4 else (1, 1)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return (value, value)
-    items = list(value)
-    return (int(items[0]), int(items[-1]))

@@ -1,0 +1,177 @@
+"""What is left out of the search, and what it would bring: measured.
+
+ResNet18 with random weights, 64 px, one thread, on this host and, where the emulator is
+installed, counted for a Raspberry Pi 4B and a 5:
+
+- unstructured sparsity: 50, 90 and 99 % of all weights set to zero, in the same float file;
+- dynamic quantization: ranges found at run time, so convolutions run as ConvInteger;
+- half float: weights and activations in 16 bits;
+- 4-bit weights: one scale a channel, unpacked where they are used;
+- static int8, which the search does use, for comparison.
+
+Prints a table, then one JSON line, and ends with 1 when one of the first four is faster than
+the float file by more than a tenth: then it should not be left out. Takes about four minutes.
+
+    python benchmarks/left_out.py [--pixels N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torchvision import models
+
+from evaluators.latency_host import close_host_agent, measure
+from hardware_profiles import emulator, load_profile
+from hardware_profiles.counts import latency_ms
+from spaces.export import export_onnx
+from spaces.qdq import layer_nodes, layer_of, quantize_file
+
+BOARDS = ("raspberry-pi-4b", "raspberry-pi-5")
+SPARSITIES = (0.5, 0.9, 0.99)
+WORTH_HAVING = 1.1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pixels", type=int, default=64, help="of the square image (default 64)")
+    args = parser.parse_args()
+    logging.getLogger().setLevel(logging.ERROR)  # the quantizers talk there
+    profiles = [load_profile(name) for name in BOARDS] if emulator.is_installed() else []
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_files(Path(folder), args.pixels)
+        plain = files["float"]
+        table = {}
+        boards = "".join(f"{profile.title:>28}" for profile in profiles)
+        print(f"{'':22}{'size':>10}{'zipped':>10}{'on this host':>22}{boards}")
+        milliseconds = {}
+        for name, file in files.items():
+            figures: dict[str, float] = {"size_bytes": file.stat().st_size}
+            figures["zipped_bytes"] = len(zlib.compress(file.read_bytes(), 6))
+            host = measure(file, plain)
+            figures |= {"host_ms": host.p50_ms, "host_speedup": 1 / host.interval.value}
+            half = host.interval.half_width
+            text = f"{host.p50_ms:9.2f} ms {figures['host_speedup']:5.2f}× ±{half:3.0%}"
+            for profile in profiles:
+                assert profile.counts is not None
+                counts = emulator.shared(profile.counts.qemu_cpu).count(file).total
+                milliseconds[name, profile.name] = latency_ms(profile, counts).latency_ms
+                speedup = milliseconds["float", profile.name] / milliseconds[name, profile.name]
+                figures[f"{profile.name}_ms"] = milliseconds[name, profile.name]
+                figures[f"{profile.name}_speedup"] = speedup
+                text += f"{milliseconds[name, profile.name]:17.2f} ms {speedup:6.2f}×"
+            table[name] = figures
+            sizes = f"{figures['size_bytes'] / 1e6:7.2f} MB{figures['zipped_bytes'] / 1e6:7.2f} MB"
+            print(f"{name:22}{sizes}{text}", flush=True)
+        close_host_agent()
+    rejected = [name for name in table if name not in ("float", "static int8")]
+    faster = [
+        name
+        for name in rejected
+        if any(
+            figure > WORTH_HAVING
+            for what, figure in table[name].items()
+            if what.endswith("speedup")
+        )
+    ]
+    print(json.dumps({"pixels": args.pixels, "figures": table, "faster": faster}))
+    return 1 if faster else 0
+
+
+def make_files(folder: Path, pixels: int) -> dict[str, Path]:
+    """Every variant of one network, by name; the float file first."""
+    torch.manual_seed(0)
+    shape = (3, pixels, pixels)
+    model = models.resnet18(weights=None, num_classes=10).eval()
+    names = ["float", *(f"{share:.0%} of weights zero" for share in SPARSITIES)]
+    names += ["dynamic int8", "half float", "4-bit weights", "static int8"]
+    files = {name: folder / f"{number}.onnx" for number, name in enumerate(names)}
+    plain = files["float"]
+    export_onnx(model, plain, shape)
+    for share in SPARSITIES:
+        _sparse(plain, files[f"{share:.0%} of weights zero"], share)
+    # Of weights only QUInt8 has a ConvInteger kernel that takes uint8 images.
+    quantize_dynamic(plain, files["dynamic int8"], weight_type=QuantType.QUInt8)
+    _half(plain, files["half float"])
+    _four_bits(plain, files["4-bit weights"])
+    images = np.random.default_rng(0).standard_normal((8, *shape)).astype(np.float32)
+    layers = [layer_of(node) for node in layer_nodes(onnx.load(plain))]
+    runtime = load_profile(BOARDS[0]).runtime
+    quantize_file(plain, files["static int8"], layers=layers, runtime=runtime, images=images)
+    return files
+
+
+def _weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    names = {node.input[1] for node in layer_nodes(model)}
+    return [tensor for tensor in model.graph.initializer if tensor.name in names]
+
+
+def _sparse(source: Path, target: Path, share: float) -> None:
+    """The smallest weights of every layer become zero."""
+    model = onnx.load(source)
+    for tensor in _weights(model):
+        values = numpy_helper.to_array(tensor).copy()
+        values[np.abs(values) < np.quantile(np.abs(values), share)] = 0
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, target)
+
+
+def _half(source: Path, target: Path) -> None:
+    """All tensors in 16 bits; input and output stay float."""
+    model = onnx.load(source)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), tensor.name))
+    graph, begin, end = model.graph, model.graph.input[0].name, model.graph.output[0].name
+    for node in graph.node:
+        node.input[:] = ["half_input" if name == begin else name for name in node.input]
+        node.output[:] = ["half_output" if name == end else name for name in node.output]
+    cast = helper.make_node("Cast", [begin], ["half_input"], to=TensorProto.FLOAT16)
+    back = helper.make_node("Cast", ["half_output"], [end], to=TensorProto.FLOAT)
+    graph.node.insert(0, cast)
+    graph.node.append(back)
+    del graph.value_info[:]
+    onnx.save(model, target)
+
+
+def _four_bits(source: Path, target: Path) -> None:
+    """Weights in 4 bits with one scale a channel, dequantized where they are used (opset 21)."""
+    model = onnx.load(source)
+    graph = model.graph
+    added = []
+    for tensor in _weights(model):
+        values = numpy_helper.to_array(tensor)
+        scale = np.abs(values.reshape(len(values), -1)).max(1).astype(np.float32) / 7
+        codes = np.round(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
+        name = tensor.name
+        packed = helper.make_tensor(
+            f"{name}_codes", TensorProto.INT4, codes.shape, codes.flatten().tolist()
+        )
+        graph.initializer.remove(tensor)
+        graph.initializer.extend([packed, numpy_helper.from_array(scale, f"{name}_scale")])
+        inputs = [f"{name}_codes", f"{name}_scale"]
+        added.append(helper.make_node("DequantizeLinear", inputs, [name], axis=0))
+    nodes = [*added, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    model.opset_import[0].version = 21  # where INT4 begins; the other operators are the same
+    model.ir_version = 10
+    onnx.save(model, target)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
