@@ -39,7 +39,6 @@ from search.exports.make import make_exports
 from search.fingerprint import model_fingerprint
 from search.finish import (
     TestSplit,
-    blocking,
     front_of,
     near_misses,
     prove_drop,
@@ -47,7 +46,8 @@ from search.finish import (
 )
 from search.folder import StudyFolder, check_identity
 from search.functions import one_line
-from search.interruption import finishing, held
+from search.infeasible import blocks, closest_trial, parts_of, sentences
+from search.interruption import came, finishing, held
 from search.limits import Limits
 from search.pace import Pace
 from search.progress import Progress
@@ -56,9 +56,10 @@ from search.report import words
 from search.report.page import write_report
 from search.result import SearchResult
 from search.rungs import RUNGS
+from search.savings import MEASURE_S, SAVINGS_SHARE, Reexport, Saving, estimator, savings
 from search.sensitivity import Sensitivity, cached_sensitivity, measure_sensitivity
 from search.storage import open_storage
-from search.study import Ask, Study
+from search.study import Study
 from search.summary import metric_title
 from search.task import Task
 from search.teacher import BASELINE, baseline_weights, cache_folder, teacher_views
@@ -66,6 +67,7 @@ from search.tracking.tracker import Tracker
 from search.train import Hardware, TrainSettings
 from search.trial import Trial
 from search.worker import Job, Workbench, run_job
+from spaces import CompressionPlan
 from spaces.network import trace
 from spaces.space import SearchSpace
 
@@ -318,7 +320,8 @@ class Search:
         reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)
         reserve += sum(exporters()[name].seconds for name in self._request.exports)
         clock = Clock(budget, reserve, self._began, study.elapsed_s)
-        self._progress.resumed(study.trials, study.elapsed_s)
+        trainings = [again for each in study.trainings.values() for again in each]
+        self._progress.resumed([*study.trials, *trainings], study.elapsed_s)
         for trial in study.trials:
             self._tracker.trial(trial)
         study.propose(simple_plans(prepared.space))
@@ -328,10 +331,10 @@ class Search:
             clock.check()
             self._progress.stage(ticket, stage, fraction)
 
-        def make_job(ask: Ask, rung: int, checkpoint: Path | None) -> Job:
+        def make_job(plan: CompressionPlan, rung: int, checkpoint: Path | None) -> Job:
             fidelity = RUNGS[rung]
             epochs = fidelity.share * bench.settings.epochs
-            return Job(ask.plan, epochs, fidelity.constrained, checkpoint)
+            return Job(plan, epochs, fidelity.constrained, checkpoint)
 
         kind = find_backend(self._request.backend)
         backend = kind.start(bench, self._request.resources, listen, self._progress.note)
@@ -348,6 +351,7 @@ class Search:
                 self._tracker,
                 self._folder.path,
                 self._request.limits.max_drop,
+                lambda plan: prepared.space.table(plan).macs,
             )
             stopped_by = driver.run()
         finishing()
@@ -426,7 +430,7 @@ class Search:
     def _conclude(
         self, study: Study, prepared: Prepared, stopped_by: str, clock: Clock
     ) -> SearchResult:
-        request, bench, trials = self._request, prepared.bench, tuple(study.trials)
+        request, bench, trials = self._request, prepared.bench, study.finished
         test = TestSplit(
             request.task.data, bench.context, request.task.metric, request.limits.confidence
         )
@@ -451,6 +455,8 @@ class Search:
             exports = make_exports(
                 request.exports, winner.trial, bench, self._folder.path, test_images
             )
+        parts = parts_of(prepared.space, prepared.sensitivity, trials)
+        blocked = blocks(trials, request.limits, request.profile, parts)
         result = SearchResult(
             study=self._folder.name,
             folder=self._folder.path,
@@ -470,21 +476,32 @@ class Search:
                 test.full(self._folder.path / simple.model) if simple and simple.model else None
             ),
             near_misses=near_misses(trials, request.limits),
-            blocking=tuple(
-                blocking(trials, request.limits, request.limits.ceilings(request.profile))
-            ),
+            blocking=sentences(trials, request.limits, blocked),
             stopped_by=stopped_by,
             seconds=clock.elapsed_s,
             command=request.command,
             environment=environment(request.seed),
             tracking_uri=self._tracking_uri,
             exports=exports,
+            savings=self._savings(winner.trial, prepared, trials, clock) if winner else (),
+            closest=closest_trial(trials, request.limits),
+            blocks=blocked,
         )
         self._progress.note("Writing the bundle and the report.")
         if winner is not None and winner.trial.model is not None:
             write_bundle(self._folder.path, result, winner, self._folder.path / winner.trial.model)
         write_report(self._folder.report, result, sensitivity=prepared.sensitivity)
         return result
+
+    def _savings(
+        self, winner: Trial, prepared: Prepared, trials: tuple[Trial, ...], clock: Clock
+    ) -> tuple[Saving, ...]:
+        """What the winner's choices save and cost; in seconds that the reserve can spare."""
+        seconds = MEASURE_S if clock.budget_s is None else SAVINGS_SHARE * clock.reserve_s
+        measure = Reexport(winner, prepared.bench, self._folder.path, 0.0 if came() else seconds)
+        estimate = estimator(prepared.space, prepared.sensitivity, trials)
+        with closing(measure):
+            return savings(winner.plan, prepared.space, estimate, measure)
 
     def _tell_agreement(self, evaluation: Evaluation) -> None:
         """Says it when the target would see other classes than this host."""

@@ -76,6 +76,7 @@ def job_key(parts: Mapping[str, str], job: Job) -> str:
         "plan": job.plan.to_json(),
         "epochs": job.epochs,
         "constrained": job.constrained,
+        "training": job.training,
         "checkpoint": None if job.checkpoint is None else file_sha256(job.checkpoint),
     }
     return _digest(of)

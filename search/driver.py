@@ -1,4 +1,8 @@
-"""The loop: ask, run, keep, tell; until the trials or the time are used up."""
+"""The loop: ask, run, keep, tell; until the trials or the time are used up.
+
+A budget is spent to its end on what can still move the front: no job is started that is not
+expected to finish in time, a part is kept for finalists, and what they leave goes to short trials.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,27 @@ from search.backends import Backend, Finished
 from search.clock import Clock, OutOfTimeError
 from search.disk import disk_trouble
 from search.errors import TrialsFailedError
+from search.experience import Experience
+from search.finals import FULL_SHARE, MOST_AGAIN, finalists
 from search.interruption import held
 from search.progress import Progress
+from search.report import words
 from search.rungs import LAST, RUNGS, Seen, goes_on, seen
 from search.study import Ask, Study
 from search.tracking.tracker import Tracker
 from search.trial import Trial
 from search.worker import Job
+from spaces import CompressionPlan
 
 ASKS_PER_TRIAL = 20  # rejected and repeated plans are free, within bounds
 FAILURES_IN_A_ROW = 5
 DISK_PAUSE_S = 2.0
+FINALS_SHARE = 0.15  # of the budget, at most, is kept for finalists
 
 
 # A plan that was thought out starts with a short training, a sampler's with none.
 FIRST = {"sampler": 0, "warm": 1, "model": 1}
+SHORT = 1
 
 
 @dataclass(frozen=True)
@@ -46,14 +56,16 @@ class Driver:
         self,
         study: Study,
         backend: Backend,
-        make_job: Callable[[Ask, int, Path | None], Job],
+        make_job: Callable[[CompressionPlan, int, Path | None], Job],
         clock: Clock,
         trials: int | None,
         progress: Progress,
         tracker: Tracker,
         folder: Path,
         max_drop: float,
+        macs: Callable[[CompressionPlan], float],
     ) -> None:
+        """``macs`` are a plan's multiply-accumulates; by them it is expected how long it takes."""
         self._study = study
         self._backend = backend
         self._make_job = make_job
@@ -64,8 +76,13 @@ class Driver:
         self._folder = folder
         self._max_drop = max_drop
         self._running: dict[int, _Running] = {}
+        self._again: dict[int, Trial] = {}  # finalists under way, by their trials' numbers
+        self._broken: set[int] = set()  # finalists that could not be trained again
+        self._waiting: Ask | None = None  # for there being time
+        self._experience = Experience(macs)
         self._history: list[dict[str, Seen]] = [{} for _ in RUNGS]
         for trial in study.trials:
+            self._experience.learn(trial)
             for rung, each in enumerate(RUNGS):
                 if each.name in trial.seen:
                     self._history[rung][trial.plan.plan_id] = trial.seen[each.name]
@@ -80,12 +97,11 @@ class Driver:
         Raises:
             TrialsFailedError: five trials in a row raised.
         """
-        stopped_by = "trials"
         try:
             while True:
                 reason = self._fill()
-                if not self._running:
-                    return reason or stopped_by
+                if reason is not None and not self._running and not self._again:
+                    return reason
                 self._take(self._backend.next())
         except KeyboardInterrupt:
             return "interrupt"
@@ -99,14 +115,23 @@ class Driver:
 
     def _fill(self) -> str | None:
         """Submits jobs while there is room; the reason when no more may start."""
-        while len(self._running) < self._backend.workers:
+        while len(self._running) + len(self._again) < self._backend.workers:
+            reason = self._begin_trial()
+            if reason is not None and not self._begin_training():
+                return reason
+        return None
+
+    def _begin_trial(self) -> str | None:
+        """Submits the next plan; the reason where there is none that may start."""
+        while True:
             if self._trials is not None and self.counted + len(self._running) >= self._trials:
                 return "trials"
             if self._clock.left_s <= 0:
                 return "budget"
             if self._free_asks >= ASKS_PER_TRIAL * (self._backend.workers + 1):
                 return "exhausted"
-            ask = self._study.ask()
+            ask = self._waiting or self._study.ask()
+            self._waiting = None
             known = self._study.known(ask)
             if known is not None or self._study.is_running(ask):
                 if known is not None:
@@ -115,18 +140,69 @@ class Driver:
                     self._study.drop(ask)
                 self._free_asks += 1
                 continue
+            # Simple baselines are trained in full, whatever they promise: they are the yardstick.
+            simple = ask.origin.startswith("baseline:")
+            rung = LAST if simple else FIRST[ask.origin.split(":")[0]]
+            # What is not trained at all does not move the front.
+            needed_s = self._experience.expected_s(ask.plan, RUNGS[max(rung, SHORT)].share)
+            if simple and needed_s > self._clock.left_s:
+                self._progress.note(
+                    f"The budget leaves no time to train {words.origin(ask.origin)}, about "
+                    f"{words.duration(needed_s)}: it is left out."
+                )
+                self._study.drop(ask)
+                continue
+            if needed_s + self._kept_s() > self._clock.left_s:
+                self._waiting = ask
+                return "budget"
             number = self._next_number
             self._next_number += 1
-            # Simple baselines are trained in full, whatever they promise: they are the yardstick.
-            rung = LAST if ask.origin.startswith("baseline:") else FIRST[ask.origin.split(":")[0]]
             self._start(number, _Running(ask, rung))
-        return None
+            return None
+
+    def _begin_training(self) -> bool:
+        """Submits the next finalist for whom there is time, if there is one."""
+        if self._running and self._clock.budget_s is None:
+            return False  # who is a finalist is known when all are done
+        for trial in self._finalists():
+            job = self._make_job(trial.plan, LAST, None)
+            training = 1 + len(self._study.trainings.get(trial.number, ()))
+            epochs = job.epochs / RUNGS[LAST].share * FULL_SHARE
+            self._again[trial.number] = trial
+            self._backend.submit(trial.number, replace(job, epochs=epochs, training=training))
+            return True
+        return False
+
+    def _finalists(self) -> list[Trial]:
+        """Whom to train again, and there is time."""
+        done = sum(map(len, self._study.trainings.values())) + len(self._again)
+        if done >= MOST_AGAIN:
+            return []
+        busy = self._broken | set(self._again)
+        return [
+            trial
+            for trial in finalists(self._study.finished, self._max_drop)
+            if trial.number not in busy and self._again_s(trial) <= self._clock.left_s
+        ]
+
+    def _again_s(self, trial: Trial) -> float:
+        return self._experience.expected_s(trial.plan, FULL_SHARE)
+
+    def _kept_s(self) -> float:
+        """Seconds that are kept for today's finalists."""
+        if self._clock.budget_s is None:
+            return 0.0
+        return min(sum(map(self._again_s, self._finalists())), FINALS_SHARE * self._clock.budget_s)
 
     def _start(self, number: int, running: _Running) -> None:
         self._running[number] = running
-        self._backend.submit(number, self._make_job(running.ask, running.rung, running.checkpoint))
+        job = self._make_job(running.ask.plan, running.rung, running.checkpoint)
+        self._backend.submit(number, job)
 
     def _take(self, finished: Finished) -> None:
+        if finished.ticket in self._again:
+            self._take_training(finished)
+            return
         running = self._running.pop(finished.ticket)
         if finished.error is not None and self._waited_for_disk():
             self._start(finished.ticket, running)  # it was no fault of the trial
@@ -166,6 +242,7 @@ class Driver:
             self._study.tell(ask, trial, self._clock.elapsed_s)
             self._progress.trial(trial)
             self._tracker.trial(trial)
+        self._experience.learn(trial)
         self._free_asks = self._free_asks + 1 if trial.state == "rejected" else 0
         self._failures = self._failures + 1 if trial.state == "failed" else 0
         if self._failures == FAILURES_IN_A_ROW:
@@ -175,11 +252,39 @@ class Driver:
                 f"on with --resume"
             )
 
+    def _take_training(self, finished: Finished) -> None:
+        trial, outcome = self._again.pop(finished.ticket), finished.outcome
+        if finished.error is not None and self._waited_for_disk():
+            return  # it is still a finalist
+        if outcome is None or outcome.reason is not None:
+            self._broken.add(trial.number)
+            why = outcome.reason if outcome else finished.error
+            self._progress.note(f"Trial {trial.number} could not be trained again: {why}")
+            return
+        shown = seen(outcome.evaluation, outcome.violations)
+        again = replace(
+            trial,
+            evaluation=outcome.evaluation,
+            violations=outcome.violations,
+            stages=outcome.stages,
+            model=self._relative(outcome.model),
+            rung=RUNGS[LAST].name,
+            seen={RUNGS[LAST].name: shown},
+            training=1 + len(self._study.trainings.get(trial.number, ())),
+            drops=(),
+        )
+        with held():
+            self._study.keep_training(again, self._clock.elapsed_s)
+            self._progress.trial(again)
+
     def _goes_on(self, running: _Running, shown: Seen) -> bool:
         """Remembers what the plan showed at its rung, and whether it is worth the next."""
         rung, plan_id = running.rung, running.ask.plan.plan_id
         self._history[rung][plan_id] = shown
         if rung == LAST:
+            return False
+        needed_s = self._experience.expected_s(running.ask.plan, RUNGS[rung + 1].share)
+        if needed_s > self._clock.left_s:
             return False
         front = [s for s in self._history[LAST].values() if s.violation <= 0]
         return goes_on(rung, plan_id, self._history, front, self._max_drop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from evaluators.tier import tier
 from hardware_profiles.device import DeviceError
 from hardware_profiles.emulator import EmulatorError
 from search import proof
+from search.infeasible import worst
 from search.limits import Limits
 from search.pareto import ParetoFront, Point
-from search.report import words
 from search.result import Finalist
 from search.task import DataSet, Metric
 from search.trial import Trial
@@ -198,7 +198,7 @@ def _validation_bound(trial: Trial, limits: Limits) -> DropBound:
 
 
 def near_misses(trials: Sequence[Trial], limits: Limits) -> tuple[Trial, ...]:
-    """Up to five infeasible trials that would win, nearest to the limits first."""
+    """Up to five trained, infeasible trials that would win, nearest to the limits first."""
     feasible = [t for t in trials if t.feasible]
     best_ms = min(map(_latency, feasible), default=float("inf"))
     misses = [
@@ -206,56 +206,7 @@ def near_misses(trials: Sequence[Trial], limits: Limits) -> tuple[Trial, ...]:
         for t in trials
         if t.state == "complete" and not t.feasible and (not feasible or _latency(t) < best_ms)
     ]
-    return tuple(sorted(misses, key=lambda t: _worst(t, limits))[:5])
-
-
-def blocking(trials: Sequence[Trial], limits: Limits, ceilings: Mapping[str, float]) -> list[str]:
-    """One sentence for each constraint that keeps the closest trials out, and what it would cost.
-
-    Empty when some trial is feasible.
-    """
-    known = [t for t in trials if t.state != "failed" and t.evaluation is not None]
-    if any(t.feasible for t in known):
-        return []
-    sentences = []
-    if not any(t.plan.settings for t in known):
-        sentences.append(
-            "No candidate was tried before the search ended; raise --budget or --trials."
-        )
-    for name in sorted({name for t in known for name, v in t.violations.items() if v > 0}):
-        limit = limits.max_drop if name == "drop" else ceilings[name]
-        least = min((t for t in known if name in t.violations), key=lambda t: _value(t, name))
-        untrained = ", untrained" if least.state == "rejected" else ""
-        sentence = (
-            f"{name} is limited to {_told(name, limit)}; the least of all plans is "
-            f"{_told(name, _value(least, name))} (trial {least.number}{untrained})"
-        )
-        alone = [
-            t
-            for t in known
-            if t.state == "complete" and [n for n, v in t.violations.items() if v > 0] == [name]
-        ]
-        if alone:
-            nearest = min(alone, key=lambda t: t.violations[name])
-            sentence += (
-                f"; relaxed to {_told(name, _value(nearest, name))}, trial {nearest.number} would "
-                f"be feasible at {words.latency(_latency(nearest))}"
-            )
-        sentences.append(f"{sentence}.")
-    return sentences
-
-
-def _worst(trial: Trial, limits: Limits) -> float:
-    """The largest excess; of the drop in units of a limit of at least one point."""
-    scale = max(limits.max_drop, 0.01)
-    return max(v / scale if name == "drop" else v for name, v in trial.violations.items())
-
-
-def _told(name: str, value: float) -> str:
-    """A figure with its unit, as people read it."""
-    if name == "drop":
-        return words.points(value)
-    return words.size(value) if name.endswith("_bytes") else words.latency(value)
+    return tuple(sorted(misses, key=lambda t: worst(t, limits))[:5])
 
 
 def _value(trial: Trial, name: str) -> float:

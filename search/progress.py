@@ -54,7 +54,7 @@ class Progress(Protocol):
         ...
 
     def trial(self, trial: Trial) -> None:
-        """A trial is finished."""
+        """A trial is finished, or another training of one that was."""
         ...
 
     def note(self, text: str) -> None:
@@ -81,6 +81,7 @@ class Score:
     baseline: Trial | None = None
     simple: Trial | None = None
     best: Trial | None = None
+    again: int = 0  # trainings of finalists
 
     def __post_init__(self) -> None:
         self._began = self.clock()
@@ -94,7 +95,10 @@ class Score:
 
     def add(self, trial: Trial, known: bool = False) -> None:
         """Counts a trial; ``known`` ones were finished before the search was resumed."""
-        self.counts[trial.state] += 1
+        if trial.training:
+            self.again += 1
+        else:
+            self.counts[trial.state] += 1
         if known:
             self._evaluated_before = self.evaluated
         if trial.origin == "baseline:fp32":
@@ -130,13 +134,14 @@ class Score:
         return min(left, default=None)
 
     def counted(self) -> str:
-        """``7 of 40 trials``, with how many were rejected and failed."""
+        """``7 of 40 trials``, with how many were rejected, failed and trained again."""
         told = (
             f"{self.evaluated} of {self.trials} trials"
             if self.trials
             else (f"{self.evaluated} trials")
         )
         others = [f"{self.counts[state]} {state}" for state in ("rejected", "failed")]
+        others.append(f"{self.again} trained again")
         return ", ".join([told, *(o for o in others if not o.startswith("0"))])
 
     def told_time(self) -> str:
@@ -222,7 +227,7 @@ class PlainProgress(NullProgress):
         if trial.state == "complete" and not trial.feasible:
             told = f"{told} (breaks {_broken(trial)})"
         self.note(
-            f"trial {trial.number} ({words.origin(trial.origin)}) {trial.state}"
+            f"{_name(trial)} {trial.state}"
             f"{', cached' if trial.cached else ''}: {told}; "
             f"{self._score.counted()}; {self._score.told_time()}"
         )
@@ -331,6 +336,12 @@ def _faster(best: Trial | None, other: Trial) -> Trial:
 
 def _broken(trial: Trial) -> str:
     return ", ".join(limit for limit, by in trial.violations.items() if by > 0)
+
+
+def _name(trial: Trial) -> str:
+    """``trial 7 (warm start)``, or ``finalist 7 (warm start) with another seed``."""
+    named = f"{trial.number} ({words.origin(trial.origin)})"
+    return f"finalist {named} with another seed" if trial.training else f"trial {named}"
 
 
 def _stage(stage: str, fraction: float | None) -> str:

@@ -10,7 +10,9 @@ from evaluators import Evaluation
 from evaluators.drop import DropBound
 from hardware_profiles import HardwareProfile
 from search.exports.exporter import Exported
+from search.infeasible import Block
 from search.limits import Limits
+from search.savings import Saving
 from search.task import DataSet, Metric
 from search.trial import Trial
 
@@ -38,6 +40,9 @@ class SearchResult:
     (one sentence a constraint: how far off, what relaxing it would buy) explain the rest.
     ``baseline_test`` and ``simple_test`` are the test-split figures of trial 0 and of the
     strongest simple baseline.
+
+    ``savings`` are the winner's choices, what saves most first. Without a winner, ``closest`` is
+    the plan that comes nearest to all limits and ``blocks`` are the limits in its way.
     """
 
     study: str
@@ -63,6 +68,9 @@ class SearchResult:
     environment: Mapping[str, str]  # versions, processor, seed
     tracking_uri: str | None = None
     exports: tuple[Exported, ...] = ()  # the winner in other formats
+    savings: tuple[Saving, ...] = ()
+    closest: Trial | None = None
+    blocks: tuple[Block, ...] = ()
 
 
 __all__ = ["Finalist", "Limits", "SearchResult"]

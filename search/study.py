@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from evaluators import Evaluation
 from search.errors import StudyError
+from search.finals import best_training
 from search.rungs import Seen
 from search.samplers import make_sampler
 from search.storage import StoredStudy
@@ -35,7 +36,7 @@ from spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
-STUDY_VERSION = 3
+STUDY_VERSION = 4
 WORST_ACCURACY = 0.0
 # One ask in so many is the sampler's, the others are the model's; first it gets to see some.
 SAMPLER_EVERY, SAMPLER_FROM = 4, 10
@@ -91,6 +92,7 @@ class Study:
         self._memory = optuna.create_study(directions=["maximize", "minimize"])
         self._stored = StoredStudy(storage, name, owner, note)
         self.trials: list[Trial] = []
+        self.trainings: dict[int, list[Trial]] = {}  # by trial, but for each one's first
         self.elapsed_s = 0.0  # time used when the last trial was told
         self._known: dict[str, Trial] = {}
         self._running: dict[str, Ask] = {}
@@ -164,6 +166,31 @@ class Study:
         self.elapsed_s = elapsed_s
         self._remember(trial)
 
+    def keep_training(self, trial: Trial, elapsed_s: float) -> None:
+        """Keeps another training of a finished trial; on return it is in the storage.
+
+        Samplers and the model go on seeing the first trainings alone, so that a search that is
+        resumed with more trials tries what it would have tried had it had them at once.
+        """
+        assert trial.evaluation is not None
+        frozen = optuna.trial.create_trial(
+            values=[trial.evaluation.value(self._metric), trial.evaluation.value("latency_ms")],
+            user_attrs={
+                "training": trial_to_json(trial),
+                "elapsed_s": elapsed_s,
+                "key": uuid.uuid4().hex,
+            },
+        )
+        self._stored.add(frozen)
+        self.elapsed_s = elapsed_s
+        self.trainings.setdefault(trial.number, []).append(trial)
+
+    @property
+    def finished(self) -> tuple[Trial, ...]:
+        """All trials, each with the best of its trainings."""
+        found = (best_training([t, *self.trainings.get(t.number, ())]) for t in self.trials)
+        return tuple(found)
+
     def _store(self, frozen: FrozenTrial, attributes: Mapping[str, Any]) -> None:
         kept = {**attributes, "asks": self._asks, "key": uuid.uuid4().hex}
         frozen.user_attrs = {**frozen.user_attrs, **kept}
@@ -188,13 +215,25 @@ class Study:
         self._known[trial.plan.plan_id] = trial
 
     def _restore(self) -> None:
-        frozen = self._stored.trials
+        frozen = self._without_trainings(self._stored.trials)
         for each in frozen:
             if "trial" in each.user_attrs:
                 self._remember(trial_from_json(each.user_attrs["trial"]))
             self._asks = max(self._asks, each.user_attrs["asks"])
             self.elapsed_s = max(self.elapsed_s, each.user_attrs["elapsed_s"])
         self._memory.add_trials(frozen)
+
+    def _without_trainings(self, frozen: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Remembers the trainings of finalists; what is left was asked for."""
+        asked = []
+        for each in frozen:
+            if "training" not in each.user_attrs:
+                asked.append(each)
+                continue
+            again = trial_from_json(each.user_attrs["training"])
+            self.trainings.setdefault(again.number, []).append(again)
+            self.elapsed_s = max(self.elapsed_s, each.user_attrs["elapsed_s"])
+        return asked
 
     def _ask_seed(self) -> int:
         """Every ask has its own seed, so that a resumed study goes on as an uninterrupted one."""
@@ -217,6 +256,7 @@ def trial_to_json(trial: Trial) -> dict[str, Any]:
         "model": str(trial.model) if trial.model else None,
         "rung": trial.rung,
         "seen": {rung: asdict(seen) for rung, seen in trial.seen.items()},
+        "training": trial.training,
     }
 
 
@@ -243,6 +283,7 @@ def trial_from_json(data: Mapping[str, Any]) -> Trial:
         model=Path(data["model"]) if data["model"] else None,
         rung=data["rung"],
         seen={rung: Seen(**seen) for rung, seen in data["seen"].items()},
+        training=data["training"],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import StringIO
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -24,6 +24,7 @@ from search.trial import Trial
 from spaces.space import input_size
 
 NOTHING = "–"
+LARGEST_SAVINGS = 3  # that are told at the terminal; the report has all
 BUNDLE = "best"  # the winner's folder in the study's
 STOPPED = {
     "trials": "all trials done",
@@ -128,6 +129,7 @@ def to_json(result: SearchResult) -> dict[str, Any]:
             "proven": result.winner.proven,
             "images_needed": result.winner.images_needed,
             "path": str(result.folder / BUNDLE),
+            "savings": [asdict(saving) for saving in result.savings],
         }
     shown = ("plan_id", "accuracy_validation", "latency_ms", "latency_tier", "size_bytes")
     return {
@@ -136,6 +138,7 @@ def to_json(result: SearchResult) -> dict[str, Any]:
         "metric": result.metric,
         "seconds": round(result.seconds, 3),
         "stopped_by": result.stopped_by,
+        "trained_again": trained_again(result),
         "trials": {
             "completed": states.count("complete"),
             "rejected": states.count("rejected"),
@@ -150,6 +153,27 @@ def to_json(result: SearchResult) -> dict[str, Any]:
             for point in [contender(trial, result.metric).to_json()]
         ],
         "blocking": list(result.blocking),
+        "infeasible": _infeasible(result),
+    }
+
+
+def trained_again(result: SearchResult) -> int:
+    """How many trainings of finalists there were beside each one's first."""
+    return sum(len(trial.drops) - 1 for trial in result.trials if trial.drops)
+
+
+def _infeasible(result: SearchResult) -> dict[str, Any] | None:
+    """The closest plan, and for each limit in the way who blocks and what relaxing it buys."""
+    closest = result.closest
+    if closest is None:
+        return None
+    return {
+        "closest": {
+            **contender(closest, result.metric).to_json(),
+            "trained": closest.state == "complete",
+            "violations": dict(closest.violations),
+        },
+        "limits": [asdict(block) for block in result.blocks],
     }
 
 
@@ -237,9 +261,27 @@ def _simple_bound(result: SearchResult) -> DropBound | None:
     return DropBound(**drop.detail) if drop and drop.detail else None
 
 
+def largest_savings(result: SearchResult) -> list[str]:
+    """The choices of the winner that save most time, each found by reverting it alone."""
+    told = []
+    for saving in result.savings[:LARGEST_SAVINGS]:
+        costs = ""
+        if saving.costs is not None:
+            costs = f", costs {words.points(saving.costs)} ({saving.source})"
+        saved_ms = words.signed(saving.saves_ms, words.latency, plus="")
+        saved_bytes = words.signed(saving.saves_bytes, words.size, plus="")
+        told.append(f"{saving.choice} saves {saved_ms} and {saved_bytes}{costs}")
+    if not told:
+        return []
+    return [
+        f"Of the winner's {len(result.savings)} choices, each reverted alone: {'; '.join(told)}."
+    ]
+
+
 def stopped(result: SearchResult) -> str:
     """Why and when the search ended."""
     counts = to_json(result)["trials"]
+    counts["finalists trained again"] = trained_again(result)
     told = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
     why = STOPPED.get(result.stopped_by, result.stopped_by)
     return f"Ended after {words.duration(result.seconds)}, {why}: {told}."
@@ -276,7 +318,12 @@ def summary(result: SearchResult, width: int = 100) -> str:
     page = StringIO()
     console = Console(file=page, width=width, color_system=None, markup=False, highlight=False)
     console.print(grid)
-    for sentence in [*closing(result), stopped(result), *result.data.notes]:
+    for sentence in [
+        *closing(result),
+        *largest_savings(result),
+        stopped(result),
+        *result.data.notes,
+    ]:
         console.print(sentence)
     told = "\n".join(f"  {purpose:<10} {command}" for purpose, command in commands(result))
     lines = [line.rstrip() for line in page.getvalue().splitlines()]

@@ -36,6 +36,8 @@ class Trial:
     model: Path | None = None
     rung: str | None = None  # the fidelity it reached
     seen: Mapping[str, Seen] = field(default_factory=dict)  # what it showed, by fidelity
+    training: int = 0  # of several of one plan: 0 is the first, each has its own seed
+    drops: tuple[float, ...] = ()  # of all trainings on validation, where there were several
 
     @property
     def feasible(self) -> bool:

@@ -42,7 +42,8 @@ class Job:
 
     ``checkpoint`` holds the weights of the rung before; without one the plan starts from what
     is left of the baseline's weights, and the cheap facts are looked at first. ``exported`` is
-    the file of an earlier search that did the very same: it is only evaluated again.
+    the file of an earlier search that did the very same: it is only evaluated again. A plan may
+    be trained several times: ``training`` counts them from 0, each has its own seed and files.
     """
 
     plan: CompressionPlan
@@ -50,6 +51,12 @@ class Job:
     constrained: bool = True
     checkpoint: Path | None = None
     exported: Path | None = None
+    training: int = 0
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its files, among those of all plans."""
+        return f"{self.plan.plan_id}-{self.training}" if self.training else self.plan.plan_id
 
 
 @dataclass(frozen=True)
@@ -108,13 +115,14 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
 
     Raises whatever goes wrong in the model's own code; the driver records it and goes on.
     """
+    bench = replace(bench, settings=replace(bench.settings, seed=_seed_of(job, bench)))
     stages = Stages(listener)
     if job.exported is not None:
         with stages("evaluate"):
             evaluation = evaluate(job.exported, bench.context)
         violations = bench.limits.violations(evaluation, bench.context.profile)
         return Outcome(evaluation, violations, stages.seconds, job.exported)
-    folder = bench.folder / job.plan.plan_id
+    folder = bench.folder / job.folder
     folder.mkdir(parents=True, exist_ok=True)
     hooks = bind(job.plan)
     with stages("build"):
@@ -150,6 +158,14 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
         evaluation = facts.merged(evaluate(path, bench.context))
     violations = bench.limits.violations(evaluation, bench.context.profile)
     return Outcome(evaluation, violations, stages.seconds, path, None, checkpoint)
+
+
+def _seed_of(job: Job, bench: Workbench) -> int:
+    """The search's seed, or what another training of a plan has in its place."""
+    seed = bench.settings.seed
+    if not job.training:
+        return seed
+    return int(hashlib.sha256(f"{seed}, training {job.training}".encode()).hexdigest()[:8], 16)
 
 
 def trial_seed(seed: int, plan: CompressionPlan) -> int:
@@ -222,14 +238,19 @@ def export(model: nn.Module, hooks: tuple[Hooks, ...], bench: Workbench, folder:
     path = folder / "model.onnx"
     preprocess = _preprocess(bench, hooks)
     export_onnx(model, path, (preprocess.channels, *preprocess.size))
+    rewrite(path, hooks, bench)
+    return path
+
+
+def rewrite(path: Path, hooks: tuple[Hooks, ...], bench: Workbench) -> None:
+    """Lets each technique rewrite a float file in its place."""
     images = _calibration(bench, hooks)
     context = ExportContext(bench.context.profile, images, bench.context.scratch)
     for number, hook in enumerate(hooks):
         if hook.export:
-            rewritten = folder / f"rewritten-{number}.onnx"
+            rewritten = path.with_name(f"rewritten-{number}.onnx")
             hook.export(path, rewritten, context)
             rewritten.replace(path)
-    return path
 
 
 def _train(

@@ -6,7 +6,7 @@ operators do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
@@ -54,6 +54,13 @@ class Depth(Technique):
     def removes(self, setting: Setting) -> tuple[str, ...]:
         """The blocks themselves."""
         return tuple(setting.get("removed", ()))
+
+    def reverted(self, setting: Setting, network: Network) -> Iterable[tuple[str, Setting]]:
+        """Block by block; one that is back is as it was before."""
+        removed = setting["removed"]
+        for name in removed:
+            others = [block for block in removed if block != name]
+            yield f"{name}: left out", {"removed": others} if others else {}
 
     def reshape(self, setting: Setting, table: ShapeTable) -> ShapeTable:
         """Without the blocks' operators."""

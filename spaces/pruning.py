@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -79,6 +79,14 @@ class Pruning(Technique):
         """Only what was planned for groups outside ``modules``."""
         kept = {g: n for g, n in setting.get("kept", {}).items() if not inside(g, modules)}
         return setting_of(kept, setting.get("importance", CRITERIA[0]), setting.get("steps", 1))
+
+    def reverted(self, setting: Setting, network: Network) -> Iterable[tuple[str, Setting]]:
+        """Group by group."""
+        kept = setting["kept"]
+        for name, channels in kept.items():
+            others = {group: n for group, n in kept.items() if group != name}
+            told = f"{name}: {channels} of {network.group(name).channels} channels"
+            yield told, {**setting, "kept": others} if others else {}
 
     def reshape(self, setting: Setting, table: ShapeTable) -> ShapeTable:
         """Narrower groups."""

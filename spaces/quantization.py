@@ -5,7 +5,7 @@ Only widths for which the target has kernels are offered: others save bytes and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torch import nn
@@ -70,6 +70,13 @@ class Quantization(Technique):
         """Only the widths of layers outside ``modules``."""
         bits = {la: b for la, b in setting.get("bits", {}).items() if not inside(la, modules)}
         return setting_of(bits, setting.get("ranges", METHODS[0]))
+
+    def reverted(self, setting: Setting, network: Network) -> Iterable[tuple[str, Setting]]:
+        """Layer by layer."""
+        bits = setting["bits"]
+        for name, width in bits.items():
+            others = {layer: b for layer, b in bits.items() if layer != name}
+            yield f"{name}: int{width}", {**setting, "bits": others} if others else {}
 
     def reshape(self, setting: Setting, table: ShapeTable) -> ShapeTable:
         """The layers' widths."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -115,6 +115,10 @@ class Technique:
     def without(self, setting: Setting, modules: tuple[str, ...]) -> Setting:
         """The canonical setting when ``modules``, which the plan leaves out, are gone."""
         return setting
+
+    def reverted(self, setting: Setting, network: Network) -> Iterable[tuple[str, Setting]]:
+        """Each choice that the setting makes, in words, and the setting without it."""
+        return ((self.name, {}),)
 
     def reshape(self, setting: Setting, table: ShapeTable) -> ShapeTable:
         """The operators' shapes and widths under the setting."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fake_jobs
 import optuna
-from fakes import space_of
+from fakes import macs_of, space_of
 from optuna.trial import TrialState
 
 from search.backends import Backend, InlineBackend
@@ -22,10 +22,11 @@ from search.driver import Driver
 from search.progress import NullProgress
 from search.rungs import RUNGS
 from search.storage import open_storage
-from search.study import Ask, Study, trial_to_json
+from search.study import Study, trial_to_json
 from search.tracking.tracker import NullTracker
 from search.trial import Trial
 from search.worker import Job, Outcome
+from spaces import CompressionPlan
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -71,8 +72,8 @@ def search_in(
     study = study_in(folder, storage)
     study.propose(simple_plans(space_of()))
 
-    def make_job(ask: Ask, rung: int, checkpoint: Path | None) -> Job:
-        return Job(ask.plan, 4 * RUNGS[rung].share, RUNGS[rung].constrained, checkpoint)
+    def make_job(plan: CompressionPlan, rung: int, checkpoint: Path | None) -> Job:
+        return Job(plan, 4 * RUNGS[rung].share, RUNGS[rung].constrained, checkpoint)
 
     def run(_ticket: int, job: Job) -> Outcome:
         done = fake_jobs.open_fake({"sleep_s": TRIAL_S})(job_to_json(job), lambda *_: None)
@@ -82,7 +83,8 @@ def search_in(
     clock = Clock(None, 0.0, time.monotonic())
     tracker = Acknowledged(folder / "acknowledged")
     try:
-        Driver(study, backend, make_job, clock, trials, Said(), tracker, folder, 0.03).run()
+        macs = macs_of(space_of())
+        Driver(study, backend, make_job, clock, trials, Said(), tracker, folder, 0.03, macs).run()
     finally:
         backend.close()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,11 @@ BASELINE_ACCURACY = 0.95
 def space_of(name: str = "residual") -> SearchSpace:
     """The space of one of the test networks on a Raspberry Pi 4B."""
     return SearchSpace.of(trace(seeded(NETWORKS[name]), IMAGE), load_profile("raspberry-pi-4b"))
+
+
+def macs_of(space: SearchSpace) -> Callable[[CompressionPlan], float]:
+    """Multiply-accumulates of the space's plans."""
+    return lambda plan: space.table(plan).macs
 
 
 def figures(plan: CompressionPlan, space: SearchSpace | None = None) -> Evaluation:
@@ -62,8 +68,11 @@ class FakeTime:
 class FakeBackend:
     """Gives the law's outcome of every job; a job takes ``job_s`` of the fake time.
 
+    Where it is ``paced``, that is what an epoch takes, and all else a tenth of it.
+
     ``errors`` maps a ticket to what its job raises. ``before`` is called before each job and
-    may raise, as an interruption does.
+    may raise, as an interruption does. With ``noise`` drops have a bound so far above them, and
+    with ``seeds`` they vary by as much from training to training.
     """
 
     limits: Limits
@@ -73,6 +82,9 @@ class FakeBackend:
     before: Callable[[int, Job], None] = lambda ticket, job: None
     folder: Path = Path("study")
     workers: int = 1
+    paced: bool = False
+    noise: float | None = None
+    seeds: float = 0.0
     jobs: list[tuple[int, Job]] = field(default_factory=list)
     _waiting: list[tuple[int, Job]] = field(default_factory=list)
 
@@ -84,10 +96,29 @@ class FakeBackend:
         ticket, job = self._waiting.pop(0)
         self.jobs.append((ticket, job))
         self.before(ticket, job)
-        self.time.now_s += self.job_s
+        self.time.now_s += self.job_s * (job.epochs + 0.1 if self.paced else 1.0)
         if ticket in self.errors:
             return Finished(ticket, None, self.errors[ticket])
-        return Finished(ticket, outcome(job.plan, self.limits, self.folder))
+        return Finished(ticket, self._varied(job, outcome(job.plan, self.limits, self.folder)))
+
+    def _varied(self, job: Job, found: Outcome) -> Outcome:
+        if self.paced and found.reason is None:
+            stages = {"train": self.job_s * job.epochs, "evaluate": 0.1 * self.job_s}
+            found = replace(found, stages=stages)
+        if self.noise is None or "drop" not in found.evaluation:
+            return found
+        luck = int(hashlib.sha256(job.folder.encode()).hexdigest()[:8], 16) / 2**32
+        drop = found.evaluation.value("drop") + self.seeds * (2 * luck - 1)
+        varied = Evaluation.of(
+            [_figure("drop", drop, ""), _figure("drop_bound", drop + self.noise, "")]
+        )
+        assert found.model is not None
+        return replace(
+            found,
+            evaluation=found.evaluation.merged(varied),
+            violations={**found.violations, "drop": drop - self.limits.max_drop},
+            model=found.model.parent.with_name(job.folder) / found.model.name,
+        )
 
     def close(self) -> None:
         self._waiting.clear()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import optuna
 import pytest
-from fakes import FakeBackend, FakeTime, figures, space_of
+from fakes import FakeBackend, FakeTime, figures, macs_of, space_of
 
 from search.baselines import UNTOUCHED, simple_plans
 from search.clock import Clock, OutOfTimeError
 from search.driver import ASKS_PER_TRIAL, Driver
 from search.errors import TrialsFailedError
+from search.finals import FULL_SHARE, MOST_AGAIN, finalists
 from search.limits import Limits
 from search.progress import NullProgress
 from search.rungs import LAST, RUNGS
@@ -48,8 +50,8 @@ def study_of(storage: optuna.storages.BaseStorage | None = None, sampler: str = 
     return study
 
 
-def make_job(ask: Ask, rung: int, checkpoint: Path | None) -> Job:
-    return Job(ask.plan, RUNGS[rung].share, RUNGS[rung].constrained, checkpoint)
+def make_job(plan: CompressionPlan, rung: int, checkpoint: Path | None) -> Job:
+    return Job(plan, RUNGS[rung].share, RUNGS[rung].constrained, checkpoint)
 
 
 def drive(
@@ -67,7 +69,11 @@ def drive(
         before(ticket, job)
 
     backend.before = listen
-    return Driver(study, backend, make_job, clock, trials, told, told, Path("study"), 0.03).run()
+    folder = Path("study")
+    driver = Driver(
+        study, backend, make_job, clock, trials, told, told, folder, 0.03, macs_of(space_of())
+    )
+    return driver.run()
 
 
 def test_trials_count_the_evaluated_ones_baselines_included() -> None:
@@ -256,3 +262,119 @@ def test_files_are_named_relative_to_the_study() -> None:
     for trial in study.trials[1:]:
         assert trial.model == Path("plans") / trial.plan.plan_id / "model.onnx"
     assert study.trials[0].plan == CompressionPlan()
+
+
+def finals(
+    budget_s: float | None = None,
+    trials: int | None = 20,
+    storage: optuna.storages.BaseStorage | None = None,
+    before: Callable[[int, Job], None] = lambda ticket, job: None,
+    errors: Mapping[int, str] | None = None,
+) -> tuple[Study, FakeBackend]:
+    """A search with figures whose bound lies 0.02 above the drop, run to its end."""
+    study = study_of(storage)
+    backend = FakeBackend(
+        LIMITS, job_s=10.0, before=before, errors=errors or {}, paced=True, noise=0.02, seeds=0.004
+    )
+    drive(study, backend, trials=trials, budget_s=budget_s)
+    return study, backend
+
+
+def test_finalists_are_trained_again_with_other_seeds_and_the_best_stands() -> None:
+    study, backend = finals()
+    assert len(study.trials) == 20
+    again = [(ticket, job) for ticket, job in backend.jobs if job.training]
+    assert 0 < len(again) <= MOST_AGAIN
+    assert again == backend.jobs[-len(again) :]
+    for ticket, job in again:
+        assert job.plan == study.trials[ticket].plan
+        assert job.checkpoint is None
+        assert job.epochs == FULL_SHARE
+    assert {n: [t.training for t in each] for n, each in study.trainings.items()} == {
+        n: list(range(1, 1 + [ticket for ticket, _ in again].count(n)))
+        for n in {ticket for ticket, _ in again}
+    }
+    for trial in study.finished:
+        trained = [study.trials[trial.number], *study.trainings.get(trial.number, [])]
+        drops = [t.evaluation.value("drop") for t in trained if t.evaluation]
+        assert trial.evaluation is not None
+        assert trial.evaluation.value("drop") == min(drops)
+        assert trial.model == trained[drops.index(min(drops))].model
+    assert finalists(study.finished, 0.03) == () or len(again) == MOST_AGAIN
+
+
+def test_finals_that_are_interrupted_lose_the_running_one_alone(tmp_path: Path) -> None:
+    whole, _ = finals()
+    expected = {n: [t.evaluation for t in each] for n, each in whole.trainings.items()}
+    count = sum(map(len, expected.values()))
+    assert count > 2
+    storage = sqlite_storage(tmp_path / "study.db")
+    for at in range(count):
+        seen = 0
+
+        def interrupt(ticket: int, job: Job) -> None:
+            nonlocal seen
+            seen += bool(job.training)
+            if seen == 2:
+                raise KeyboardInterrupt
+
+        part, backend = finals(storage=storage, before=interrupt)
+        assert sum(map(len, part.trainings.values())) == at + 1
+        assert len([job for _, job in backend.jobs if job.training]) == min(2, count - at)
+    assert {n: [t.evaluation for t in each] for n, each in part.trainings.items()} == expected
+    again, backend = finals(storage=storage)
+    assert backend.jobs == []  # what is done is not done again
+    assert again.finished == part.finished
+
+
+def test_more_trials_after_the_finals_are_those_that_would_have_come(tmp_path: Path) -> None:
+    storage = sqlite_storage(tmp_path / "study.db")
+    finals(storage=storage)
+    longer, _ = finals(storage=storage, trials=28)
+    whole, _ = finals(trials=28)
+    assert [t.plan for t in longer.trials] == [t.plan for t in whole.trials]
+
+
+def test_finalist_that_can_not_be_trained_again_is_told_and_left() -> None:
+    study, _ = finals()
+    first = next(iter(study.trainings))
+    notes: list[str] = []
+
+    def broken(ticket: int, job: Job) -> None:
+        backend.errors = {first: "RuntimeError: no"} if job.training else {}
+
+    study = study_of()
+    backend = FakeBackend(LIMITS, noise=0.02, seeds=0.004, before=broken)
+    told = Told()
+    told.note = notes.append  # type: ignore[method-assign]
+    drive(study, backend, trials=20, told=told)
+    assert notes == [f"Trial {first} could not be trained again: RuntimeError: no"]
+    assert first not in study.trainings
+    assert study.finished[first] == study.trials[first]
+
+
+def test_no_job_is_started_that_can_not_finish_in_the_budget() -> None:
+    """A full training takes ten seconds, a short one a quarter of that."""
+    for budget_s in (150.0, 163.0, 171.0, 188.0, 260.0):
+        study, backend = finals(budget_s, trials=None)
+        spent_s = backend.time.now_s - 1000.0
+        assert spent_s <= budget_s
+        assert study.elapsed_s <= budget_s
+
+
+def test_budget_keeps_time_for_finalists() -> None:
+    study, backend = finals(300.0, trials=None)
+    again = [job for _, job in backend.jobs if job.training]
+    assert again
+    assert 13.5 * len(again) <= 0.15 * 300.0 + 13.5
+    assert len(study.trials) > len(again)
+
+
+def test_simple_plan_that_would_take_too_long_is_left_out_and_told() -> None:
+    study, told, notes = study_of(), Told(), list[str]()
+    told.note = notes.append  # type: ignore[method-assign]
+    backend = FakeBackend(LIMITS, job_s=10.0, paced=True)
+    drive(study, backend, budget_s=45.0, told=told)
+    left_out = [note for note in notes if "it is left out" in note]
+    assert "plain int8" in left_out[-1]
+    assert "baseline:int8" not in [t.origin for t in study.trials]

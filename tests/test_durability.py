@@ -15,7 +15,7 @@ import optuna
 import pytest
 import sqlalchemy
 from durable import check, kept_in, let_live, processes, search_in, shapes
-from fakes import FakeBackend, FakeTime, space_of
+from fakes import FakeBackend, FakeTime, macs_of, space_of
 
 from search import disk, driver, interruption
 from search.clock import Clock
@@ -24,9 +24,10 @@ from search.errors import StorageError, StudyError
 from search.limits import Limits
 from search.progress import NullProgress
 from search.storage import StoredStudy, open_storage, sqlite_storage
-from search.study import Ask, Study
+from search.study import Study
 from search.tracking.tracker import NullTracker
 from search.worker import Job
+from spaces import CompressionPlan
 
 
 def kill(pid: int) -> None:
@@ -193,10 +194,12 @@ def test_job_that_a_full_disk_ended_is_run_again(
 
     backend.before = forget
 
-    def make_job(ask: Ask, _rung: int, checkpoint: Path | None) -> Job:
-        return Job(ask.plan, 1.0, True, checkpoint)
+    def make_job(plan: CompressionPlan, _rung: int, checkpoint: Path | None) -> Job:
+        return Job(plan, 1.0, True, checkpoint)
 
-    Driver(study, backend, make_job, clock, 2, progress, NullTracker(), Path("study"), 0.03).run()
+    tracker, folder = NullTracker(), Path("study")
+    macs = macs_of(space_of())
+    Driver(study, backend, make_job, clock, 2, progress, tracker, folder, 0.03, macs).run()
     assert [t.state for t in study.trials] == ["complete", "complete"]
     assert backend.jobs[0] == backend.jobs[1]
     assert notes == [

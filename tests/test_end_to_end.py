@@ -175,6 +175,13 @@ def test_result_is_the_only_line_on_standard_output(finished: Finished) -> None:
     assert winner["drop"] <= winner["drop_bound"]
     assert winner["proven"] == (winner["drop_bound"] <= 0.05)
     assert (finished.place.folder / winner["path"]).resolve() == finished.bundle.resolve()
+    settings = json.loads((finished.bundle / "plan.json").read_text())["settings"]
+    choices = len(settings.get("pruning", {}).get("kept", {}))
+    choices += len(settings.get("quantization", {}).get("bits", {}))
+    choices += len(settings.get("depth", {}).get("removed", ()))
+    assert len(winner["savings"]) == choices
+    measured = [s for s in winner["savings"] if s["source"] == "measured"]
+    assert all("int8" in saving["choice"] for saving in measured)
     front = result["front"]
     assert [p["latency_ms"] for p in front] == sorted(p["latency_ms"] for p in front)
     assert [p["accuracy_validation"] for p in front] == sorted(
@@ -339,6 +346,16 @@ def test_search_without_a_way_out_says_what_blocked_it(place: Place, finished: F
     assert result["winner"] is None
     assert result["stopped_by"] == "exhausted"
     assert result["trials"] == {"completed": 1, "rejected": 40, "failed": 0}
+    infeasible = result["infeasible"]
+    assert not infeasible["closest"]["trained"]
+    (limit,) = infeasible["limits"]
+    assert limit["name"] == "size_bytes"
+    assert limit["closest"] == limit["least"] > limit["limit"] == 1000
+    assert 0 < sum(part["share"] for part in limit["parts"]) < 1
+    trained, untrained = limit["relaxed"]
+    assert (trained["option"], trained["trial"]) == ("--max-size", 0)
+    assert untrained["limit"] >= limit["least"]
+    assert "--max-size" in err
     (sentence,) = result["blocking"]
     assert re.match(
         r"size_bytes is limited to 1.kB; the least of all plans is .*untrained", sentence

@@ -15,7 +15,6 @@ from evaluators.sessions import logits
 from hardware_profiles import load_profile
 from search.finish import (
     TestSplit,
-    blocking,
     front_of,
     near_misses,
     prove_drop,
@@ -106,46 +105,6 @@ def test_near_misses_are_infeasible_and_faster_nearest_first() -> None:
         trial(5, 0.10, 0.5, state="rejected"),
     ]
     assert [t.number for t in near_misses(trials, LIMITS)] == [3, 2]
-
-
-def test_nothing_blocks_when_something_is_feasible() -> None:
-    trials = [trial(0, 0.90, 10.0), trial(1, 0.5, 1.0)]
-    assert blocking(trials, LIMITS, {}) == []
-
-
-def told(trials: list[Trial], limits: Limits) -> list[str]:
-    sentences = blocking(trials, limits, limits.ceilings(PROFILE))
-    return [sentence.replace("\u00a0", " ") for sentence in sentences]
-
-
-def test_blocking_says_how_far_off_and_what_relaxing_would_buy() -> None:
-    limits = Limits(0.03, max_latency_ms=2.0, max_size_bytes=1000)
-    trials = [
-        trial(0, 0.90, 10.0, limits=limits, size_bytes=500),
-        trial(1, 0.89, 5.0, limits=limits, size_bytes=400),
-        trial(2, 0.80, 1.5, limits=limits, size_bytes=300),
-        trial(3, 0.80, 4.0, limits=limits, size_bytes=5000),
-        trial(4, 0.0, 3.0, state="rejected", limits=limits, size_bytes=2000),
-    ]
-    assert told(trials, limits) == [
-        "drop is limited to 3 points; the least of all plans is 0 points (trial 0); relaxed to "
-        "10 points, trial 2 would be feasible at 1.5 ms.",
-        "latency_ms is limited to 2 ms; the least of all plans is 1.5 ms (trial 2); relaxed to "
-        "5 ms, trial 1 would be feasible at 5 ms.",
-        "size_bytes is limited to 1 kB; the least of all plans is 300 B (trial 2).",
-    ]
-
-
-def test_blocking_tells_of_plans_that_were_never_trained() -> None:
-    limits = Limits(0.03, max_size_bytes=1000)
-    trials = [
-        trial(0, 0.90, 10.0, limits=limits, size_bytes=36502),
-        trial(1, 0.0, 1.0, state="rejected", limits=limits, size_bytes=2440),
-    ]
-    assert told(trials, limits) == [
-        "size_bytes is limited to 1 kB; the least of all plans is 2.44 kB (trial 1, untrained); "
-        "relaxed to 36.5 kB, trial 0 would be feasible at 10 ms."
-    ]
 
 
 @pytest.fixture(scope="module")

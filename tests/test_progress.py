@@ -149,3 +149,15 @@ def test_progress_leaves_standard_output_alone(capfd):
 
 def test_progress_is_plain_where_there_is_no_terminal():
     assert isinstance(show_progress(Score("accuracy", 1, None), io.StringIO()), PlainProgress)
+
+
+def test_training_of_a_finalist_is_told_and_is_no_trial():
+    stream = io.StringIO()
+    score = Score("accuracy", 24, None)
+    progress = PlainProgress(score, stream)
+    progress.resumed(TRIALS[:8], 0.0)
+    progress.trial(replace(TRIALS[7], training=1))
+    assert score.evaluated == 8
+    told = lines(stream)[-1]
+    assert told.startswith("finalist 7 (warm start) with another seed complete: ")
+    assert "8 of 24 trials, 1 trained again; " in told

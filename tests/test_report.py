@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators import Evaluation, Measurement
+from search.infeasible import Block, Part, Relaxed
 from search.report import page as page_module
 from search.report import words
 from search.report.classes import class_table
@@ -24,10 +25,11 @@ from search.report.layers import layer_table
 from search.report.page import render, write_report
 from search.report.panels import panel
 from search.report.plans import plan_lines
-from search.report.savings import Saving
+from search.report.savings import saving_rows
 from search.report.scale import Scale
 from search.report.times import stages
 from search.report.verdict import headline, verdict
+from search.savings import Saving
 from search.sensitivity import Sensitivity
 from spaces import CompressionPlan
 from tests.samples import GROUPS, sample_result, write_models
@@ -184,12 +186,9 @@ def test_text_from_outside_is_escaped_everywhere(tmp_path):
         stopped_by=EVIL,
         data=replace(result.data, name=EVIL, notes=(EVIL,), fingerprint=EVIL),
         profile=replace(result.profile, title=EVIL),
+        savings=(Saving(EVIL, 0.1, None, None),),
     )
-    extras = {
-        "sensitivity": Sensitivity("magnitude", {}, {}, {}, {EVIL: 0.1}),
-        "savings": (Saving(EVIL, 0.1, None, None),),
-    }
-    found = page(result, **extras)
+    found = page(result, sensitivity=Sensitivity("magnitude", {}, {}, {}, {EVIL: 0.1}))
     assert len(found.scripts) == 2
     assert "alert(1)" not in "".join(found.scripts).replace("\\u003cscript\\u003ealert(1)", "")
     assert found.words.count(EVIL) >= 12
@@ -441,12 +440,58 @@ def test_heat_leaves_out_the_columns_that_nobody_could_choose():
 
 
 def test_page_shows_sensitivity_and_savings_when_they_are_known():
-    saving = Saving("conv1 to 8 channels", 0.25, 1200, 0.004)
-    found = page(sample_result(FOLDER), sensitivity=SENSITIVITY, savings=(saving,))
+    savings = (
+        Saving("conv1: 8 of 64 channels", 0.25, 1200, 0.004, "estimated"),
+        Saving("fc: int8", -0.1, 900, None),
+    )
+    found = page(replace(sample_result(FOLDER), savings=savings), sensitivity=SENSITIVITY)
     assert {"sensitivity", "savings"} <= set(found.ids)
-    rows = [[cell.replace("\u00a0", " ") for cell in row] for t in found.tables for row in t]
-    assert ["conv1 to 8 channels", "0.25 ms", "1.2 kB", "0.4 points"] in rows
+    rows = [[" ".join(cell.split()) for cell in row] for t in found.tables for row in t]
+    first = ["conv1: 8 of 64 channels", "0.25 ms", "", "1.2 kB", "0.4 points estimated", ""]
+    assert first in rows
+    assert ["fc: int8", "−0.1 ms", "", "900 B", "not evaluated", ""] in rows
     assert ["layer1.1", "–", "–", "–", "–", "–", "0.5"] in rows
+
+
+def test_bars_compare_choices_with_the_largest():
+    rows = saving_rows(
+        [Saving("a", 0.4, 10, 0.01), Saving("b", 0.1, 10, None), Saving("c", -0.2, 10, -0.005)]
+    )
+    assert [(row.time_share, row.cost_share) for row in rows] == [(1, 1), (0.25, 0), (0, 0)]
+
+
+def test_infeasible_page_tells_the_closest_plan_and_what_relaxing_buys(tmp_path):
+    result = sample_result(tmp_path, winner="none")
+    block = Block(
+        "latency_ms",
+        0.5,
+        2.04,
+        7,
+        False,
+        2.1,
+        (Part("conv1", 0.6), Part("fc", 0.1)),
+        (
+            Relaxed("--max-latency", 2.1, 8, 2.1, True),
+            Relaxed(None, 2.04, 7, 2.04, False),
+        ),
+    )
+    found = page(replace(result, closest=result.trials[7], blocks=(block,)))
+    assert "The closest plan is trial 7 (warm start)" in found.words
+    (row,) = [r for t in found.tables for r in t if r[0] == "latency_ms"]
+    row = [" ".join(cell.split()) for cell in row]
+    assert row[1:3] == ["0.5 ms", "2.04 ms trial 7, untrained"]
+    assert row[3] == "conv1 60.0 % fc 10.0 %"
+    assert "--max-latency 2.1 allows trial 8, 2.1 ms" in row[4]
+    assert "a device with 2.04 ms allows trial 7, 2.04 ms; not trained" in row[4]
+
+
+def test_finalists_tell_the_drops_of_their_trainings():
+    result = sample_result(FOLDER)
+    trial = replace(result.trials[7], drops=(0.021, 0.014))
+    trials = tuple(trial if t.number == 7 else t for t in result.trials)
+    found = page(replace(result, trials=trials))
+    told = "trained 2 times, drops on validation 2.1 points, 1.4 points: the least stands"
+    assert told in found.words
 
 
 def test_classes_are_named_and_the_worst_comes_first():

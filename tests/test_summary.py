@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from evaluators import Evaluation, Measurement
+from search.infeasible import Block, Part, Relaxed
 from search.report.verdict import verdict
+from search.savings import Saving
 from search.summary import (
     baseline_of,
     contender,
@@ -270,3 +272,40 @@ def test_summary_is_honest_when_nothing_simple_or_nothing_new_wins():
 )
 def test_review_command_fits_the_store_and_hides_passwords(uri, command):
     assert review_command(uri) == command
+
+
+def test_json_tells_why_the_winner_and_how_often_finalists_were_trained():
+    result = sample_result(FOLDER)
+    saving = Saving("conv1: 8 of 64 channels", 0.25, 1200.0, 0.004, "estimated")
+    trial = replace(result.trials[7], drops=(0.02, 0.01, 0.03))
+    trials = tuple(trial if t.number == 7 else t for t in result.trials)
+    result = replace(result, savings=(saving,), trials=trials)
+    told = to_json(result)
+    assert told["trained_again"] == 2
+    assert told["infeasible"] is None
+    assert told["winner"]["savings"] == [
+        {
+            "choice": "conv1: 8 of 64 channels",
+            "saves_ms": 0.25,
+            "saves_bytes": 1200.0,
+            "costs": 0.004,
+            "source": "estimated",
+        }
+    ]
+    said = " ".join(plain(summary(result)).split())
+    assert "2 finalists trained again" in said
+    assert "conv1: 8 of 64 channels saves 0.25 ms and 1.2 kB, costs 0.4 points (estimated)" in said
+
+
+def test_json_tells_the_closest_plan_and_what_relaxing_buys():
+    result = sample_result(FOLDER, winner="none")
+    relaxed = Relaxed("--max-latency", 2.1, 8, 2.1, True)
+    block = Block("latency_ms", 0.5, 2.0, 7, True, 2.0, (Part("conv1", 0.6),), (relaxed,))
+    closest = result.trials[7]
+    told = to_json(replace(result, closest=closest, blocks=(block,)))["infeasible"]
+    assert told["closest"]["trial"] == 7
+    assert told["closest"]["trained"]
+    assert told["closest"]["violations"] == dict(closest.violations)
+    (limit,) = told["limits"]
+    assert list(limit["parts"]) == [{"name": "conv1", "share": 0.6}]
+    assert limit["relaxed"][0]["option"] == "--max-latency"

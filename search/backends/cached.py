@@ -56,7 +56,7 @@ class CachedBackend:
         begun = time.perf_counter()
         key = self._key_of(job)
         try:
-            kept = self._cache.get(key, self._bench.folder / job.plan.plan_id)
+            kept = self._cache.get(key, self._bench.folder / job.folder)
         except OSError:
             kept = None  # a full disk; the job itself meets it, too, and waits for its end
         spent_s = time.perf_counter() - begun

@@ -19,6 +19,7 @@ def job_to_json(job: Job) -> dict[str, Any]:
         "constrained": job.constrained,
         "checkpoint": _text(job.checkpoint),
         "exported": _text(job.exported),
+        "training": job.training,
     }
 
 
@@ -30,6 +31,7 @@ def job_from_json(data: Mapping[str, Any]) -> Job:
         data["constrained"],
         _path(data["checkpoint"]),
         _path(data["exported"]),
+        data["training"],
     )
 
 

@@ -117,7 +117,7 @@ class _Running:
     """A job under way, and where it is."""
 
     ticket: int
-    plan_id: str
+    folder: str  # of its files, among those of all plans
     stage: str = "waiting for a worker"
     fraction: float | None = None
 
@@ -167,7 +167,7 @@ class RayBackend:
         named = {"checkpoint": job.checkpoint, "exported": job.exported}
         files = {name: path.read_bytes() for name, path in named.items() if path is not None}
         self._posted += 1
-        self._running[self._posted] = _Running(ticket, job.plan.plan_id)
+        self._running[self._posted] = _Running(ticket, job.folder)
         self._ask(self._board.post.remote(self._posted, Posted(job_to_json(job), files)))
 
     def next(self) -> Finished:
@@ -247,7 +247,7 @@ class RayBackend:
         names = {"model": "model.onnx", "checkpoint": "weights.pt"}
         try:
             for field, content in told.files.items():
-                path = self._plans / running.plan_id / names[field]
+                path = self._plans / running.folder / names[field]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part = path.with_suffix(".part")
                 part.write_bytes(content)

@@ -36,6 +36,7 @@ def metrics_json(result: SearchResult, finalist: Finalist) -> dict[str, Any]:
             "proven": finalist.proven,
             "images_needed": finalist.images_needed,
         },
+        "choices": [asdict(saving) for saving in result.savings],
         "environment": dict(result.environment),
         "command": result.command,
     }

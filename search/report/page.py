@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from search.infeasible import figure, typed
 from search.report import words
 from search.report.classes import class_table
 from search.report.forest import forest
@@ -18,7 +18,7 @@ from search.report.heat import heat_table
 from search.report.layers import layer_table
 from search.report.panels import panel
 from search.report.plans import plan_lines
-from search.report.savings import Saving
+from search.report.savings import saving_rows
 from search.report.tables import (
     by_latency,
     compared,
@@ -43,16 +43,14 @@ def write_report(
     result: SearchResult,
     *,
     sensitivity: Sensitivity | None = None,
-    savings: Sequence[Saving] = (),
 ) -> Path:
     """Writes the report to ``path`` and returns it; one that is there already is replaced whole.
 
-    What was not evaluated is said to be so. ``sensitivity`` and ``savings`` are shown where the
-    search has found them out.
+    What was not evaluated is said to be so. ``sensitivity`` is shown where it is known.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(render(result, sensitivity, savings), encoding="utf-8")
+    partial.write_text(render(result, sensitivity), encoding="utf-8")
     partial.replace(path)
     return path
 
@@ -72,7 +70,6 @@ def _template() -> Template:
 def render(
     result: SearchResult,
     sensitivity: Sensitivity | None = None,
-    savings: Sequence[Saving] = (),
 ) -> str:
     """The page as HTML. All text that is not the project's own is escaped by the template."""
     panels = [panel(result, trial) for trial in plotted(result)]
@@ -101,7 +98,11 @@ def render(
         forest=forest(result),
         layers=layer_table(result),
         plan=plan_lines(result.winner.trial.plan) if result.winner else (),
-        savings=savings,
+        savings=saving_rows(result.savings),
+        blocks=result.blocks,
+        figure_of=figure,
+        typed=typed,
+        closest=trial_row(result, result.closest) if result.closest else None,
         heat=heat_table(sensitivity) if sensitivity else None,
         classes=class_table(result),
         classes_shown=_CLASSES_SHOWN,

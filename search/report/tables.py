@@ -161,9 +161,17 @@ def trial_row(result: SearchResult, trial: Trial) -> TrialRow:
         latency=_cell(own.figures.measurements.get("latency_ms")),
         size=_cell(own.figures.measurements.get("size_bytes")).text,
         time=words.duration(trial.seconds),
-        note=trial.reason or "; ".join(excess(trial)),
+        note="; ".join(filter(None, [trial.reason or "; ".join(excess(trial)), trainings(trial)])),
         marks=tuple(marks),
     )
+
+
+def trainings(trial: Trial) -> str:
+    """The drops of a finalist's trainings, in their order; empty where there was only one."""
+    if not trial.drops:
+        return ""
+    told = ", ".join(words.points(drop) for drop in trial.drops)
+    return f"trained {len(trial.drops)} times, drops on validation {told}: the least stands"
 
 
 def limits(result: SearchResult) -> list[LimitRow]:

@@ -115,7 +115,9 @@ def ending_records(result: SearchResult, time_ms: int) -> Iterator[Record]:
             "number": trial.number,
             "time_ms": time_ms,
             "tags": _roles(result, trial, finalists.get(trial.number)),
-            "metrics": _test_metrics(result, trial, finalists.get(trial.number)),
+            # A finalist's figures are those of the best of its trainings.
+            "metrics": (trial_metrics(trial, result.metric) if trial.drops else {})
+            | _test_metrics(result, trial, finalists.get(trial.number)),
         }
     yield {
         "kind": "parent",
