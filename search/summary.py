@@ -18,6 +18,7 @@ from evaluators import Evaluation, Measurement
 from evaluators.drop import DropBound
 from search.report import words
 from search.report.figures import figures_of, value
+from search.report.formats import told_format
 from search.result import Finalist, SearchResult
 from search.task import Metric
 from search.trial import Trial
@@ -152,6 +153,7 @@ def to_json(result: SearchResult) -> dict[str, Any]:
             for trial in result.front
             for point in [contender(trial, result.metric).to_json()]
         ],
+        "exports": {export.name: export.to_json() for export in result.exports},
         "blocking": list(result.blocking),
         "infeasible": _infeasible(result),
     }
@@ -224,6 +226,8 @@ def closing(result: SearchResult) -> list[str]:
     sentences = [_headline(result), _proof(result, result.winner)]
     if why := why_simple_lost(result):
         sentences.append(why)
+    metric = metric_title(result.metric)
+    sentences += [told_format(export, metric) for export in result.exports]
     latency = figures_of(result.winner.trial, result.winner.test).measurements.get("latency_ms")
     return [*sentences, f"Latency: {words.brief(latency)}."] if latency else sentences
 

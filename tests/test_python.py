@@ -28,6 +28,7 @@ from search.cli import build_parser, main
 from search.compression import Compression
 from search.interruption import came, caught
 from search.loading import load_task
+from search.progress import PlainProgress, Score, show_progress
 
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 ONLY_ON_THE_COMMAND_LINE = {"help", "dry_run", "json"}
@@ -239,6 +240,12 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_notebooks_get_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in Jupyter
+    assert type(show_progress(Score("accuracy", 1, None))) is PlainProgress
 
 
 def test_second_interruption_leaves_somebody_elses_process_alone() -> None:

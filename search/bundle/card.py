@@ -7,6 +7,7 @@ import re
 from evaluators import Measurement
 from search.report import words
 from search.report.figures import value
+from search.report.formats import told_format
 from search.result import Finalist, SearchResult
 from search.summary import Contender, baseline_of, contender, metric_title, simple_of
 from spaces.space import input_size
@@ -59,7 +60,7 @@ checks the files alone.
   {words.points(result.limits.max_drop)}.
 - **Latency.** {_how(winner.figures.measurements.get("latency_ms"))}
 
-## Data
+{_formats(result)}## Data
 
 {_plain(data.name)}, SHA-256 of pixels, labels and preprocessing `{data.fingerprint}`.
 Images: {len(data.train)} for training ({len(data.calibration)} of them for calibration),
@@ -117,6 +118,14 @@ def _rows(result: SearchResult, winner: Contender) -> str:
         origin = _plain(words.origin(simple.trial.origin))
         rows += _row(f"strongest simple baseline ({origin})", simple)
     return rows + _row("this model", winner)
+
+
+def _formats(result: SearchResult) -> str:
+    if not result.exports:
+        return ""
+    told = (told_format(export, metric_title(result.metric)) for export in result.exports)
+    lines = "\n".join(f"- {_plain(sentence)}" for sentence in told)
+    return f"## Other formats\n\nIn `exports/`, made of the same weights:\n\n{lines}\n\n"
 
 
 def _how(latency: Measurement | None) -> str:

@@ -36,6 +36,7 @@ def metrics_json(result: SearchResult, finalist: Finalist) -> dict[str, Any]:
             "proven": finalist.proven,
             "images_needed": finalist.images_needed,
         },
+        "exports": {export.name: export.to_json() for export in result.exports},
         "choices": [asdict(saving) for saving in result.savings],
         "environment": dict(result.environment),
         "command": result.command,

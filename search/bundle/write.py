@@ -64,6 +64,10 @@ def _fill(bundle: Path, result: SearchResult, finalist: Finalist, model: Path) -
     golden = golden_split(data.test)
     golden = replace(golden, images=resized_pixels(golden.images, size))
     outputs = outputs_of(bundle / "model.onnx", golden.images, preprocess, threads)
+    for export in result.exports:
+        if export.file is not None:
+            made = result.folder / export.file.parent
+            shutil.copytree(made, bundle / "exports" / export.name)
     (bundle / "golden").mkdir()
     for name, array in (
         ("images", golden.images),

@@ -5,9 +5,9 @@ They bring JAX and compilers of their own; whatever those do to a process, the s
     python -m search.exports.litert FOLDER
 
 ``FOLDER`` has ``program.pt2`` (an exported program for one image), ``calibration.npy`` (images)
-and ``layers.json``: for each call of a convolution or linear layer, in order, whether it is to be
-in 8 bits. Writes ``model.tflite`` there. Exit code 3: one sentence on standard output says why the
-format can't hold the model.
+and ``layers.json``: for each call of a convolution or linear layer, in order, its output channels
+and whether it is to be in 8 bits. Writes ``model.tflite`` there. Exit code 3: one sentence on
+standard output says why the format can't hold the model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+# The axis of a layer's weights that counts its output channels.
+LAYERS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 EXIT_CANNOT = 3
 
 
@@ -33,12 +34,12 @@ def main(folder: Path) -> int:
     # Written by the search a moment ago.
     program = torch.export.load(folder / "program.pt2")
     calibration = np.load(folder / "calibration.npy", allow_pickle=False)
-    quantized: list[bool] = json.loads((folder / "layers.json").read_text())
+    layers: list[tuple[int, bool]] = json.loads((folder / "layers.json").read_text())
     target = folder / "model.tflite"
     example = torch.from_numpy(calibration[:1])
     litert_torch.convert(program.module(), (example,)).export(str(target))
-    if any(quantized):
-        scopes = to_quantize(target, quantized)
+    if any(quantized for _, quantized in layers):
+        scopes = to_quantize(target, layers)
         if scopes is None:
             print("the converter merged or split layers, so that widths have no place")
             return EXIT_CANNOT
@@ -46,7 +47,7 @@ def main(folder: Path) -> int:
     return 0
 
 
-def to_quantize(file: Path, quantized: Sequence[bool]) -> list[str] | None:
+def to_quantize(file: Path, layers: Sequence[tuple[int, bool]]) -> list[str] | None:
     """The scopes of operators that are to be in 8 bits, None where layers can't be told.
 
     Those of the quantized layers, and of what lies between: operators all of whose inputs come,
@@ -57,14 +58,19 @@ def to_quantize(file: Path, quantized: Sequence[bool]) -> list[str] | None:
     model = flat.read_model(str(file))
     graph = model.subgraphs[0]
     names = [flat.get_op_name_by_index(model, 0, i) for i in range(len(graph.operators))]
-    if sum(name in LAYERS for name in names) != len(quantized):
+    widths = [
+        int(graph.tensors[op.inputs[1]].shape[LAYERS[name]])
+        for name, op in zip(names, graph.operators, strict=True)
+        if name in LAYERS
+    ]
+    if widths != [width for width, _ in layers]:
         return None
-    widths = iter(quantized)
+    quantized = iter([quantized for _, quantized in layers])
     narrow: set[int] = set()
     scopes = []
     for name, op in zip(names, graph.operators, strict=True):
         made = [i for i in op.inputs if i >= 0 and not _is_constant(model, graph.tensors[i])]
-        chosen = next(widths) if name in LAYERS else bool(made) and narrow.issuperset(made)
+        chosen = next(quantized) if name in LAYERS else bool(made) and narrow.issuperset(made)
         if chosen:
             narrow.update(op.outputs)
             scopes.append(flat.get_op_scope(op, graph.tensors))

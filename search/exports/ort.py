@@ -38,7 +38,7 @@ class Ort:
             convert_onnx_models_to_ort,
         )
 
-        platform = "arm" if source.profile.isa.startswith(("arm", "aarch")) else "amd64"
+        platform = "arm" if source.profile.cpu.isa.startswith("arm") else "amd64"
         copied = target.with_suffix(".onnx")
         shutil.copyfile(source.onnx, copied)
         with contextlib.redirect_stdout(io.StringIO()):

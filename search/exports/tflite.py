@@ -34,7 +34,7 @@ class TFLite:
     name = "tflite"
     title = "LiteRT (TFLite)"
     file = "model.tflite"
-    seconds = 60.0
+    seconds = 30.0
     runtime = "LiteRT's interpreter"
 
     def check(self) -> None:
@@ -61,14 +61,14 @@ class TFLite:
         from spaces.export import layer_calls
 
         example = torch.from_numpy(source.images[:1])
-        calls = [name for name, _ in layer_calls(source.model, example)]
+        calls = layer_calls(source.model, example)
         with tempfile.TemporaryDirectory(dir=target.parent) as name:
             folder = Path(name)
             with torch.no_grad():
                 program = torch.export.export(source.model, (example,))
             torch.export.save(program, folder / "program.pt2")
             np.save(folder / "calibration.npy", source.images[:CALIBRATION_IMAGES])
-            layers = [call in source.quantized for call in calls]
+            layers = [(width, name in source.quantized) for name, width in calls]
             (folder / "layers.json").write_text(json.dumps(layers))
             _convert(folder)
             (folder / self.file).replace(target)

@@ -13,6 +13,7 @@ from search.infeasible import figure, typed
 from search.report import words
 from search.report.classes import class_table
 from search.report.forest import forest
+from search.report.formats import format_row
 from search.report.front import front_chart, plotted, sources
 from search.report.heat import heat_table
 from search.report.layers import layer_table
@@ -96,6 +97,7 @@ def render(
         near=[trial_row(result, trial) for trial in result.near_misses],
         limits=limits(result),
         forest=forest(result),
+        formats=[format_row(export) for export in result.exports],
         layers=layer_table(result),
         plan=plan_lines(result.winner.trial.plan) if result.winner else (),
         savings=saving_rows(result.savings),
