@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help search test cluster-test check emulator clean
+.PHONY: help search test cluster-test export-test check emulator clean
 
 help:
 	@echo "make search    set up, then search on the embedded default (digits, ResNet18, arm)"
 	@echo "make test      set up, then run lint, types and tests"
 	@echo "make cluster-test  run what needs a Ray cluster, PostgreSQL and an MLflow server"
+	@echo "make export-test   install the converters of all formats, and test them"
 	@echo "make emulator  set up the ARM emulator (Linux on x86-64): estimates within a few percent"
 	@echo "make clean     remove the environment and caches of tools"
 
@@ -32,6 +33,10 @@ cluster-test: $(STAMP)
 	@scripts/debian-packages postgresql
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[ray,postgres]'
 	$(BIN)/python -m pytest --timeout 600 tests/cluster
+
+export-test: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[tflite]'
+	$(BIN)/python -m pytest tests/test_exports.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .
