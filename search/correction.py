@@ -34,7 +34,7 @@ class Correction:
 def correct(allocator: Allocator, finished: Sequence[Trial]) -> Correction | None:
     """Ridge regression of measured drops on modeled losses, toward equal weights, none negative.
 
-    None when fewer than three compressed plans were finished, or nothing was lost.
+    None when fewer than three compressed plans were finished, or nothing could have been lost.
     """
     pruned = [t for t in finished if t.plan.settings]
     if len(pruned) < LEAST_TRIALS:
@@ -48,8 +48,10 @@ def correct(allocator: Allocator, finished: Sequence[Trial]) -> Correction | Non
         drops.append(min(max(trial.evaluation.value("drop"), 0.0), LARGEST_DROP))
     losses, measured = np.array(rows), np.array(drops)
     total = losses.sum(axis=1)
-    if not total.any() or not measured.any():
+    if not total.any():
         return None
+    if not measured.any():
+        return Correction(0.0, {unit.name: 1.0 for unit in units})
     scale = float(total @ measured / (total @ total))
     typical = float(np.abs(measured).mean())
     prior = math.sqrt(PRIOR_STRENGTH * len(pruned)) * typical

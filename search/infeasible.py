@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hardware_profiles import HardwareProfile
@@ -175,7 +175,8 @@ def sentences(
     told = []
     if not any(t.plan.settings for t in _known(trials)):
         told.append("No candidate was tried before the search ended; raise --budget or --trials.")
-    told += [_sentence(block, closest) for block in found]
+    named = {t.number: f"trial {t.number} ({words.origin(t.origin)})" for t in _known(trials)}
+    told += [_sentence(block, closest, named) for block in found]
     if not any(block.relaxed for block in found):
         together = " and ".join(
             f"{n} of {figure(n, rounded_up(n, value_of(closest, n)))}" for n in _exceeded(closest)
@@ -187,7 +188,7 @@ def sentences(
     return tuple(told)
 
 
-def _sentence(block: Block, closest: Trial) -> str:
+def _sentence(block: Block, closest: Trial, named: Mapping[int, str]) -> str:
     untrained = "" if block.least_trained else ", untrained"
     told = (
         f"{block.name} is limited to {figure(block.name, block.limit)}; the least of all plans "
@@ -198,12 +199,12 @@ def _sentence(block: Block, closest: Trial) -> str:
         instead = f"a device that allows {limit}"
         if relaxed.option is not None:
             instead = f"{relaxed.option} {typed(block.name, relaxed.limit)}"
-        at = f"trial {relaxed.trial}, {words.latency(relaxed.latency_ms)}"
+        at = f"{named[relaxed.trial]}, {words.latency(relaxed.latency_ms)}"
         told += f"; {instead} instead of {_instead_of(block, relaxed)} would allow {at}"
         told += "" if relaxed.trained else ", whose accuracy is not known as it was not trained"
     told += "."
     if block.parts:
-        parts = ", ".join(f"{part.name} {words.percent(part.share)}" for part in block.parts)
+        parts = ", ".join(f"{p.name} {words.percent(round(p.share, 2))}" for p in block.parts)
         own = figure(block.name, block.closest or 0.0)
         told += f" Most of the {own} of trial {closest.number}, the closest: {parts}."
     return told

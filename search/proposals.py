@@ -36,6 +36,8 @@ class Proposer:
         self._sensitivity = sensitivity
         self._limits = limits
         self._prior = Allocator(space, sensitivity)
+        # Nothing slower is of use; where nothing is so fast, the fastest plan shows by how much.
+        self._ceiling_ms = limits.max_latency_ms or math.inf
 
     def next(
         self, trials: Sequence[Trial], running: Sequence[tuple[CompressionPlan, str]] = ()
@@ -57,7 +59,7 @@ class Proposer:
         warm = origins.count("warm")
         if warm < OPENING:
             simple = [t for t in finished if t.is_baseline]
-            start_ms = self._fastest_feasible(simple, latencies)
+            start_ms = min(self._fastest_feasible(simple, latencies), self._ceiling_ms)
             share = (warm + 1) / (OPENING + 1)
             aim_ms = start_ms * (self._prior.fastest_ms() / start_ms) ** share
             allocator, origin = self._prior, "warm"
@@ -67,6 +69,7 @@ class Proposer:
             aim_ms = aims[turn % len(aims)](finished, latencies)
             allocator = Allocator(self._space, self._sensitivity, self._corrections(finished))
             origin = "model"
+        aim_ms = min(aim_ms, self._ceiling_ms)
         for attempt in range(TRIES):
             # Around the aim, ever further, faster first.
             factor = 0.96 ** ((attempt + 1) // 2 * (1 if attempt % 2 else -1))

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import lives
 import optuna
 import pytest
 from fakes import FakeBackend, FakeTime, figures, macs_of, space_of
@@ -325,6 +331,42 @@ def test_finals_that_are_interrupted_lose_the_running_one_alone(tmp_path: Path) 
     again, backend = finals(storage=storage)
     assert backend.jobs == []  # what is done is not done again
     assert again.finished == part.finished
+
+
+def test_finals_that_are_killed_lose_the_running_one_alone(tmp_path: Path) -> None:
+    whole, _ = finals()
+    expected = {n: [t.evaluation for t in each] for n, each in whole.trainings.items()}
+    count = sum(map(len, expected.values()))
+    begun = tmp_path / "begun"
+
+    def slow(ticket: int, job: Job) -> None:
+        if job.training:
+            with begun.open("a") as file:
+                file.write(f"{ticket} {job.training}\n")
+            time.sleep(0.1)
+
+    def live() -> None:
+        finals(storage=sqlite_storage(tmp_path / "study.db"), before=slow)
+
+    for life in range(1, count + 1):
+        process = lives.begin(live, tmp_path / "said")
+        give_up = time.monotonic() + 60
+        # Each life begins with what the one before was killed in, and gets one further.
+        while not begun.exists() or begun.read_text().count("\n") < 2 * life:
+            assert lives.is_alive(process) or life == count, (tmp_path / "said").read_text()
+            assert time.monotonic() < give_up
+            if not lives.is_alive(process):
+                break
+            time.sleep(0.002)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    part, backend = finals(storage=sqlite_storage(tmp_path / "study.db"))
+    assert {n: [t.evaluation for t in each] for n, each in part.trainings.items()} == expected
+    assert len([job for _, job in backend.jobs if job.training]) <= 1
+    repeated = Counter(begun.read_text().splitlines())
+    assert max(repeated.values()) == 2
+    assert len(repeated) == count
 
 
 def test_more_trials_after_the_finals_are_those_that_would_have_come(tmp_path: Path) -> None:

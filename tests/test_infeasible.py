@@ -62,12 +62,12 @@ def test_each_limit_says_how_far_off_and_what_relaxing_it_would_buy() -> None:
     assert closest.number == 4
     assert told(trials, limits) == [
         "drop is limited to 3 points; the least of all plans is 0 points (trial 0); "
-        "--max-drop 0.1 instead of 0.03 would allow trial 2, 1.5 ms.",
+        "--max-drop 0.1 instead of 0.03 would allow trial 2 (warm start), 1.5 ms.",
         "latency_ms is limited to 2 ms; the least of all plans is 1.5 ms (trial 2); "
-        "--max-latency 5 instead of 2 would allow trial 1, 5 ms. Most of the 3 ms of trial 4, "
-        "the closest: conv1 60 %, fc 12.5 %.",
+        "--max-latency 5 instead of 2 would allow trial 1 (warm start), 5 ms. Most of the 3 ms of "
+        "trial 4, the closest: conv1 60 %, fc 12 %.",
         "size_bytes is limited to 1 kB; the least of all plans is 300 B (trial 2). Most of the "
-        "2 kB of trial 4, the closest: conv1 60 %, fc 12.5 %.",
+        "2 kB of trial 4, the closest: conv1 60 %, fc 12 %.",
     ]
 
 
@@ -80,8 +80,9 @@ def test_plans_that_were_never_trained_count_where_they_need_less() -> None:
     (sentence,) = told(trials, limits)
     assert sentence.startswith(
         "size_bytes is limited to 1 kB; the least of all plans is 2.44 kB (trial 1, untrained); "
-        "--max-size 36.6kB instead of 1kB would allow trial 0, 10 ms; --max-size 2.44kB instead "
-        "of 1kB would allow trial 1, 1 ms, whose accuracy is not known as it was not trained. "
+        "--max-size 36.6kB instead of 1kB would allow trial 0 (warm start), 10 ms; "
+        "--max-size 2.44kB instead of 1kB would allow trial 1 (warm start), 1 ms, whose accuracy "
+        "is not known as it was not trained. "
     )
 
 

@@ -128,6 +128,12 @@ def test_nothing_is_estimated_from_too_little() -> None:
     assert estimator(SPACE, None, trials)(PLAN) is None
 
 
+def test_where_nothing_was_lost_no_choice_costs_anything() -> None:
+    trials = tuple(finished(n, PLAN, -0.001 * n) for n in range(3))
+    estimate = estimator(SPACE, sensitivity(), trials)
+    assert estimate(PLAN) == 0.0
+
+
 def test_losses_of_a_plan_are_those_of_its_choices() -> None:
     """Half of a group: 0.1, and half of the median loss (0.1) for the halving."""
     units = Allocator(SPACE, sensitivity()).units
