@@ -204,6 +204,7 @@ def _parent_metrics(result: SearchResult) -> dict[str, float]:
     found: dict[str, float | None] = {"search_seconds": result.seconds}
     found["front_plans"] = len(result.front)
     found |= {f"trials_{state}": number for state, number in told["trials"].items()}
+    found["trained_again"] = told["trained_again"]
     for role in ("baseline", "strongest_simple", "winner"):
         for name, figure in (told[role] or {}).items():
             if isinstance(figure, float | int) and name not in ("trial", "proven"):
