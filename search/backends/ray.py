@@ -27,6 +27,7 @@ from search.optional import import_optional
 if TYPE_CHECKING:
     from search.worker import Job, Workbench
 
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for what `ray job submit` runs
 HEAR_S = 1.0
 END_S = 20.0  # for Tune to notice that there is nothing left to do
 # Before Ray and Tune are imported: no log files nobody reads, nothing started behind our back.
@@ -57,7 +58,8 @@ class RayKind:
         import ray
 
         nodes = sum(node["Alive"] for node in ray.nodes())
-        ray.shutdown()
+        if IN_JOB not in os.environ:  # a job's folder is gone when its connection ends
+            ray.shutdown()
         if profile.name == "host" and device is None and nodes > 1:
             raise InputError(
                 f"--target host must be one machine, but the cluster has {nodes} nodes; name the "
@@ -261,11 +263,15 @@ class RayBackend:
 def connect(address: str | None, module: Path | None) -> None:
     """Connects to a cluster; without an address to this machine's, which is started if need be.
 
+    A connection that is there already is used: that of a Ray job, which sends its own folder.
+
     Raises:
         InputError: it does not answer.
     """
     import ray
 
+    if ray.is_initialized():
+        return
     environment = {"py_modules": [str(module)]} if module else None
     try:
         ray.init(
