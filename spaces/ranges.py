@@ -64,13 +64,14 @@ def by_entropy(counts: Counts, extremes: Range) -> Range:
 
     Migacz 2017 (8-bit inference with TensorRT): of all ranges the one with the least divergence
     of the rounded from the true distribution, what lies beyond counted at the end. Ranges of
-    both signs are as far on either side of zero.
+    both signs are as far on either side of zero. Zeros count no more than their neighbors: every
+    range has them exactly, and a Relu makes so many that they would decide alone.
     """
     low, high = extremes
     both = low < 0 < high
     folded = counts[BINS // 2 :] + counts[: BINS // 2][::-1] if both else counts
-    if high <= 0:
-        folded = folded[::-1]
+    folded = (folded[::-1] if high <= 0 else folded).copy()
+    folded[0] = folded[1]
     levels = 128 if both else 256
     ends = range(levels, len(folded) + 1, STEP)
     best = min(ends, key=lambda end: _divergence(folded, end, levels))
