@@ -18,6 +18,7 @@ from hardware_profiles.board import Board
 from hardware_profiles.counts import features
 from hardware_profiles.events import FEATURES, MISSES, WORK
 from hardware_profiles.probes import Probe
+from hardware_profiles.processor import arm_cores, has_vnni, is_x86
 from hardware_profiles.profile import (
     CountModel,
     HardwareProfile,
@@ -48,12 +49,6 @@ SHAPE_PARTS: Mapping[str, tuple[tuple[str, ...], int]] = {
 }
 _REST = "everything else"
 _OVERHEAD = "overhead of an operator"
-_CORES = {
-    "0xd03": "cortex-a53",
-    "0xd05": "cortex-a55",
-    "0xd08": "cortex-a72",
-    "0xd0b": "cortex-a76",
-}
 
 
 @dataclass(frozen=True)
@@ -81,11 +76,9 @@ def base_profile(about: Mapping[str, Any]) -> HardwareProfile:
         ProfileError: none has its core; the remedy is to name one.
     """
     shipped = shipped_profiles().values()
-    cores = {_CORES[part] for part in about["parts"] if part in _CORES}
-    if str(about["machine"]).lower() in ("x86_64", "amd64"):
-        vnni = {"avx512_vnni", "avx_vnni"} & set(about["flags"])
-        return shipped_profiles()["x86-vnni" if vnni else "x86-avx2"]
-    found = [profile for profile in shipped if profile.cpu.core in cores]
+    if is_x86(about):
+        return shipped_profiles()["x86-vnni" if has_vnni(about) else "x86-avx2"]
+    found = [profile for profile in shipped if profile.cpu.core in arm_cores(about)]
     if not found:
         raise ProfileError(
             f"the device must have the core of a shipped profile, but it says {about['cpu']} "
@@ -105,13 +98,13 @@ def measure(
     """
     times, unsteady = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for probe in probes:
+        for number, probe in enumerate(probes, start=1):
             run = board.run(probe.save(Path(folder)), threads=1, seconds=seconds)
             times[probe.name] = run.p50_ms
             if run.unsteady:
                 unsteady[probe.name] = run.unsteady
             note = f"  unsteady: {', '.join(run.unsteady)}" if run.unsteady else ""
-            say(f"{probe.name:18}{run.p50_ms:9.3f} ms{note}")
+            say(f"[{number}/{len(probes)}] {probe.name:18}{run.p50_ms:9.3f} ms{note}")
     return Measured(board.about(), times, unsteady)
 
 

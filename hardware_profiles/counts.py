@@ -18,7 +18,11 @@ __all__ = ["COUNT_COLUMNS", "FEATURES", "Estimate", "features", "latency_ms", "w
 
 @dataclass(frozen=True)
 class Estimate:
-    """A latency from counts, with everything a record must say about it."""
+    """A latency from counts, with everything a record must say about it.
+
+    Where a profile has the coefficients of another (a copied file), the error is that one's, and
+    ``how`` says so.
+    """
 
     latency_ms: float
     error_pct: float  # mean error on models held out of the calibration
@@ -67,6 +71,9 @@ def latency_ms(
         how = model.threads[str(nearest)].error_how
         if nearest != threads:
             how += f"; interpolated to {threads} threads"
+    fitted_for = model.calibration_id.rpartition("-")[0]
+    if fitted_for not in ("", profile.name):
+        how += f"; coefficients and error are those of {fitted_for}"
     return Estimate(
         latency_ms=math.fsum(_parts(profile, model, counts, factors).values()),
         error_pct=error_pct,

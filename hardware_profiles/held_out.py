@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from hardware_profiles.events import FEATURES
 from hardware_profiles.least_squares import Array, fit_cycles, fit_factors, spread
-from hardware_profiles.profile import CountModel, HardwareProfile
+from hardware_profiles.profile import CountModel, HardwareProfile, ProfileError
 from hardware_profiles.samples import Samples, calibration_of, published_samples
 
 
@@ -73,6 +73,33 @@ def held_out(profile: HardwareProfile, model: CountModel, threads: int) -> HeldO
         return cycles * spread(fit_factors(rest, cycles, threads))
 
     return _leave_out(known, without)
+
+
+def split_errors(profile: HardwareProfile, model: CountModel, splits: int) -> Array:
+    """Mean errors in percent at the first published thread count, shape (splits,).
+
+    Each time a third of the families, drawn at random, is left out of the fit and estimated.
+
+    Raises:
+        ProfileError: too little is published for the board, or nothing is fitted on it.
+    """
+    calibration = calibration_of(profile, model)
+    if calibration.cycles_from:
+        raise ProfileError(
+            f"{profile.name!r} has the coefficients of {calibration.cycles_from}, which are not "
+            "fitted on this board; look at that one"
+        )
+    first = calibration.threads[0]
+    known, factors = published_samples(profile, model, first), lent_factors(model, first)
+    names = np.array(sorted(set(known.families)))
+    draw = np.random.default_rng(0)
+    errors = np.zeros(splits)
+    for index in range(splits):
+        chosen = draw.choice(names, size=len(names) // 3, replace=False)
+        out = np.isin(known.families, chosen)
+        cycles = factors * fit_cycles(known.take(~out), calibration, factors)
+        errors[index] = np.abs(known.events[out] @ cycles / known.cycles[out] - 1).mean() * 100
+    return errors
 
 
 def lent_factors(model: CountModel, threads: int) -> Array:

@@ -1,7 +1,7 @@
 """Cycles per event and thread factors from samples: bounded least squares of relative errors.
 
-The bounds are what the core can do; a pull between classes of the same unit makes 25 published
-models enough. Between a third and three times that pull the held-out errors hardly change.
+The bounds are what the core can do. A pull towards what is documented makes 25 published models
+enough for 16 coefficients.
 """
 
 from __future__ import annotations
@@ -25,15 +25,12 @@ _COLUMNS: tuple[tuple[str, ...], ...] = (
     *_PAIRS,
     *((name,) for name in FEATURES if not any(name in pair for pair in _PAIRS)),
 )
-# Columns, by their first feature, that are pulled towards a common coefficient.
-_GROUPS: tuple[tuple[str, ...], ...] = (
-    ("fmla32",),
-    ("dot", "imul_w"),
-    ("vload", "sload", "branch", "int", "adalp"),
-    ("vstore", "sstore"),
-    ("simd_other",),
-)
-_PULL = 0.3  # weight of the pull per model
+# Weights of the pulls, per model. With a third to three times as much, the held-out error moves
+# by half a point on the Raspberry Pi 5 and by one on the 4B.
+_PULL, _PULL_MISSES = 1.0, 0.1
+# A class is pulled as if it took at least this share of the time, so that a rare one is not
+# left to chance.
+_LEAST_SHARE = 0.02
 # Cycles. No class issues slower than this on these cores; about the latency of DRAM.
 _INSTRUCTION_MAX, _MEMORY_MAX = 8.0, 300.0
 
@@ -46,12 +43,14 @@ _HUBER = 0.1  # beyond this relative error a model counts by its sign only
 def fit_cycles(known: Samples, calibration: Calibration, factors: Array | None = None) -> Array:
     """Cycles per event by ``FEATURES``, shape (features,).
 
-    Minimizes the mean of ``(events @ cycles / published - 1)^2``, plus ``_PULL`` times the
-    squared distance of each class from its group's coefficient, as a part of the mean time.
+    Minimizes the mean of ``(events @ cycles / published - 1)^2`` plus two pulls, both in shares
+    of the mean time: ``_PULL`` times the squared distance of each instruction class from what is
+    documented for it times a factor that all share (instructions overlap), and ``_PULL_MISSES``
+    times that of each kind of miss from what is documented for it.
 
     Args:
         known: the models to fit.
-        calibration: bounds of the core.
+        calibration: bounds of the core, and what is documented.
         factors: shape (features,), of ``spread``; where the published latencies are of several
             threads, what these leave of each part.
     """
@@ -60,28 +59,23 @@ def fit_cycles(known: Samples, calibration: Calibration, factors: Array | None =
     columns = np.column_stack(
         [relative[:, [FEATURES.index(name) for name in column]].sum(axis=1) for column in _COLUMNS]
     )
-    models, groups = len(known.models), len(_GROUPS)
-    # Unknowns: the coefficient of each column, then the common one of each group.
-    pulls = []
-    for group, names in enumerate(_GROUPS):
-        for index, column in enumerate(_COLUMNS):
-            if column[0] in names:
-                pull = np.zeros(len(_COLUMNS) + groups)
-                pull[index], pull[len(_COLUMNS) + group] = 1, -1
-                # The floor keeps a class that no model has at its group's coefficient.
-                pulls.append(pull * max(columns[:, index].mean(), 1e-4))
+    documented = np.array([calibration.documented[column[0]] for column in _COLUMNS])
+    misses = np.array([column[0] in MISSES for column in _COLUMNS])
+    # Events a cycle in the mean model: how far a cycle more or less moves the mean estimate.
+    weight = columns.mean(axis=0)
+    weight[~misses] = np.maximum(weight[~misses], _LEAST_SHARE / documented[~misses])
+    weight *= np.sqrt(np.where(misses, _PULL_MISSES, _PULL) * len(known.models))
+    # Unknowns: the coefficient of each column, then the factor that instructions share.
     matrix = np.vstack(
         [
-            np.hstack([columns, np.zeros((models, groups))]),
-            np.sqrt(_PULL * models) * np.array(pulls),
+            np.column_stack([columns, np.zeros(len(columns))]),
+            np.column_stack([np.diag(weight), np.where(misses, 0.0, -weight * documented)]),
         ]
     )
+    wanted = np.concatenate([np.ones(len(columns)), np.where(misses, weight * documented, 0.0)])
     low, high = _bounds(calibration)
     solved = lsq_linear(
-        matrix,
-        np.concatenate([np.ones(models), np.zeros(len(pulls))]),
-        bounds=(np.append(low, np.zeros(groups)), np.append(high, np.full(groups, np.inf))),
-        method="bvls",
+        matrix, wanted, bounds=(np.append(low, 0), np.append(high, np.inf)), method="bvls"
     ).x
     return _by_feature(dict(zip(_COLUMNS, solved, strict=False)))
 

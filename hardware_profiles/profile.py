@@ -147,6 +147,9 @@ class Calibration:
     are the core's: an instruction cannot cost less than its share of the issue width, nor a miss
     of the first cache more than the second one's latency. ``cycles_from`` and ``threads_from``
     name profiles whose coefficients or thread factors are taken where none are published.
+    ``documented`` has cycles by feature: instructions by the core's documentation, if nothing
+    else ran beside them, and misses as they would be at the caches' latency and the memory's
+    bandwidth. The fit is pulled towards them.
     """
 
     __pydantic_config__ = _STRICT
@@ -155,6 +158,7 @@ class Calibration:
     threads: tuple[_Count, ...]
     issue_width: _Count
     l1_miss_max: _Positive
+    documented: Mapping[str, _Amount] = field(default_factory=dict)
     cycles_from: str = ""
     threads_from: str = ""
     note: str = ""  # what a reader of the figures must know about this board's publications
@@ -305,12 +309,21 @@ def _check_kernels(name: str, kernels: tuple[Kernel, ...]) -> None:
 
 
 def _check_counts(name: str, model: CountModel) -> None:
-    unknown = [feature for feature in model.cycles if feature not in FEATURES]
-    if unknown:
-        raise ProfileError(
-            f"{name}: counts.cycles must name known events, but has {', '.join(unknown)}; "
-            f"known: {', '.join(FEATURES)}"
-        )
+    documented = {} if model.fit is None else model.fit.documented
+    for where, cycles in (("cycles", model.cycles), ("fit.documented", documented)):
+        unknown = [feature for feature in cycles if feature not in FEATURES]
+        if unknown:
+            raise ProfileError(
+                f"{name}: counts.{where} must name known events, but has {', '.join(unknown)}; "
+                f"known: {', '.join(FEATURES)}"
+            )
+    if model.fit is not None and not model.fit.cycles_from:
+        missing = [feature for feature in FEATURES if feature not in documented]
+        if missing:
+            raise ProfileError(
+                f"{name}: counts.fit.documented must have every event, but lacks "
+                f"{', '.join(missing)}"
+            )
     wrong = [count for count in model.threads if not count.isdecimal() or int(count) < 2]
     if wrong:
         raise ProfileError(

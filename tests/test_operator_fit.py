@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -232,16 +233,34 @@ def test_a_profile_with_unknown_terms_is_refused(
 
 
 def test_fit_operators_command_prints_the_error_of_every_board(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     module = "hardware_profiles.commands.fit_operators"
     board = load_profile("raspberry-pi-4b")
-    monkeypatch.setattr(f"{module}.shipped_profiles", lambda: {board.name: board})
+    shutil.copy(DATA / f"{board.name}.toml", tmp_path)
+    monkeypatch.setattr(f"{module}.DATA", tmp_path)
     assert main(["fit-operators"]) == 0
     header, row = capsys.readouterr().out.splitlines()
     assert header.split() == ["profile", "kernels", "networks", "mean", "%", "largest", "%"]
     assert row.split()[0] == board.name
     assert float(row.split()[3]) == pytest.approx(board.error_pct, abs=0.1)
+
+
+def test_kernels_of_a_copied_profile_follow_its_clock(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    board, path = load_profile("raspberry-pi-4b"), tmp_path / "half.toml"
+    text = (DATA / f"{board.name}.toml").read_text()
+    path.write_text(text.replace(f"ghz = {board.cpu.ghz:g}\n", f"ghz = {board.cpu.ghz / 2:g}\n"))
+    assert main(["fit-operators", "--target", str(path), "--write"]) == 0
+    assert "raspberry-pi-4b" in capsys.readouterr().out
+    half, shape = read_profile(path), OpShape(64, 64, (14, 14), (14, 14), (3, 3))
+    assert half.cpu.ghz == board.cpu.ghz / 2
+    for bits in (32, 8):
+        ratio = half.cost("conv", shape, bits) / board.cost("conv", shape, bits)
+        assert ratio == pytest.approx(2, rel=0.02)
+    assert main(["fit-operators", "--target", str(DATA / "x86-avx2.toml")]) == 2
+    assert "must have a [counts] section" in capsys.readouterr().err
 
 
 def test_fit_operators_refuses_another_table_in_one_line(

@@ -12,7 +12,7 @@ import argparse
 import datetime
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hardware_profiles import emulator
@@ -69,8 +69,12 @@ def _calibrate(url: str, name: str, base_name: str | None, out: Path) -> None:
         base = load_profile(base_name) if base_name else base_profile(about)
         if base.kind != "cpu":
             raise ProfileError(f"--base must be a device that runs files, but got {base.name!r}")
-        print(f"{board.device.name}: {about['cpu']}, onnxruntime {about['onnxruntime']}")
+        what = f"{about['cpu']}, onnxruntime {about['onnxruntime']}"
+        print(f"{board.device.name}: {what}", flush=True)
         probes = make_probes(base.runtime.activation_type)
+        print(
+            f"measuring {len(probes)} networks there with one thread, from {base.name}", flush=True
+        )
         measured = measure(board, probes, lambda line: print(line, flush=True))
     finally:
         board.close()
@@ -90,7 +94,12 @@ def _counter(base: HardwareProfile) -> Counter | None:
     except emulator.EmulatorError as error:
         print(f"estimates from counts are left out of the new profile: {error}")
         return None
-    return lambda path: emulator.shared(core).count(path).total
+
+    def count(path: Path) -> Mapping[str, float]:
+        print(f"counting {path.stem} on an emulated {core}", flush=True)
+        return emulator.shared(core).count(path).total
+
+    return count
 
 
 def _report(

@@ -1,8 +1,9 @@
 """Derives the analytic estimate's kernels from counted operators.
 
-Fits every shipped profile that has coefficients for counts, to the operators of random networks
-that benchmarks/operator_sweep.py counted on the emulated cores, and prints the error on networks
-left out. Nothing is changed without --write. Run it after ``fit --write``.
+Fits every shipped profile that has coefficients for counts, or the one of --target, to the
+operators of random networks that benchmarks/operator_sweep.py counted on the emulated cores, and
+prints the error on networks left out. Nothing is changed without --write. Run it after
+``fit --write``, and for a copied profile when its clock was changed.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from hardware_profiles.operator_fit import (
     fit_from_counts,
     read_operator_counts,
 )
-from hardware_profiles.profile import DATA, shipped_profiles
+from hardware_profiles.profile import DATA, ProfileError, read_profile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The table, and whether to keep the result."""
+    """The profile, the table, and whether to keep the result."""
+    parser.add_argument(
+        "--target", type=Path, metavar="FILE.toml", help="this profile instead of the shipped ones"
+    )
     parser.add_argument(
         "--counts",
         type=Path,
@@ -33,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write",
         action="store_true",
-        help="put the result into the [[kernels]] of the shipped TOML files",
+        help="put the result into the [[kernels]] of the TOML files",
     )
 
 
@@ -42,16 +46,18 @@ def run(args: argparse.Namespace) -> int:
     counted = read_operator_counts(args.counts)
     runtime = ", ".join(sorted({each.runtime for each in counted}))
     print(f"{'profile':22} {'kernels':>7} {'networks':>8} {'mean %':>7} {'largest %':>9}")
-    for name, profile in shipped_profiles().items():
+    for path in sorted(DATA.glob("*.toml")) if args.target is None else [args.target]:
+        profile = read_profile(path)
         if profile.counts is None:
+            if args.target is not None:
+                raise ProfileError(f"--target must have a [counts] section, but {path} has none")
             continue
         found = fit_from_counts(profile, counted)
         print(
-            f"{name:22} {len(found.kernels):7} {found.networks:8} {found.error_pct:7.1f} "
+            f"{profile.name:22} {len(found.kernels):7} {found.networks:8} {found.error_pct:7.1f} "
             f"{found.largest_pct:9.1f}"
         )
         if args.write:
-            path = DATA / f"{name}.toml"
             path.write_text(updated(path.read_text(), found, runtime))
     return 0
 
