@@ -16,7 +16,7 @@ from spaces.technique import Hooks, Setting, Technique
 
 
 class Resolution(Technique):
-    """Height and width of the input: ``{"size": [height, width]}``."""
+    """Height and width of the input: ``{"size": "96x128"}``."""
 
     name = "resolution"
     order = 5
@@ -60,14 +60,14 @@ TECHNIQUE = Resolution()
 
 def setting_of(size: Size) -> Setting:
     """The setting of a size other than the images' own."""
-    return {"size": list(size)}
+    return {"size": size_name(size)}
 
 
 def size_of(setting: Setting) -> Size | None:
     """Height and width; None where the setting leaves them."""
     if not setting:
         return None
-    height, width = setting["size"]
+    height, width = map(int, setting["size"].split("x"))
     return (height, width)
 
 

@@ -439,6 +439,15 @@ def test_heat_leaves_out_the_columns_that_nobody_could_choose():
     assert found.rows[0][1][0].shade == 1.0
 
 
+def test_heat_has_a_row_for_each_smaller_input():
+    found = heat_table(replace(SENSITIVITY, resized={"28x28": 0.1, "16x16": 2.0}))
+    assert found.columns[-2:] == ("left out", "smaller")
+    rows = dict(found.rows)
+    assert [each and each.loss for each in rows["input 16x16"]] == [None] * 6 + [2.0]
+    assert rows["input 16x16"][6].shade == 1.0
+    assert rows["conv1"][6] is None
+
+
 def test_page_shows_sensitivity_and_savings_when_they_are_known():
     savings = (
         Saving("conv1: 8 of 64 channels", 0.25, 1200, 0.004, "estimated"),

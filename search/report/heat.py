@@ -24,14 +24,14 @@ class Heat:
 
 @dataclass(frozen=True)
 class HeatTable:
-    """One row for each group, layer or block, with None where a choice does not exist."""
+    """One row for each group, layer, block or input, with None where a choice does not exist."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Heat | None, ...]], ...]
 
 
 def heat_table(found: Sensitivity) -> HeatTable:
-    """Narrowing at round shares of the channels, then each width in bits, then leaving out.
+    """Narrowing at round shares of the channels, each width in bits, leaving out, a smaller input.
 
     Shades follow the square root of the loss: small differences between harmless choices are
     what a person looks for.
@@ -43,12 +43,16 @@ def heat_table(found: Sensitivity) -> HeatTable:
             *_narrowed(found, name),
             *((found.bits.get(name, {}).get(b), None) for b in narrow),
             *(((found.removed.get(name), None),) if found.removed else ()),
+            *(((None, None),) if found.resized else ()),
         )
         for name in names
     }
-    largest = max((loss for row in raw.values() for loss, _ in row if loss), default=0.0)
     columns = [f"−{words.percent(share)}" for share in _REMOVED if found.recovered]
     columns += [f"int{b}" for b in narrow] + (["left out"] if found.removed else [])
+    for size, loss in found.resized.items():
+        raw[f"input {size}"] = (*((None, None),) * len(columns), (loss, None))
+    columns += ["smaller"] if found.resized else []
+    largest = max((loss for row in raw.values() for loss, _ in row if loss), default=0.0)
     rows = tuple(
         (name, tuple(_heat(loss, before, largest) for loss, before in row))
         for name, row in raw.items()
