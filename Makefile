@@ -42,7 +42,7 @@ docker-test: $(STAMP)
 
 export-test: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[tflite]'
-	$(BIN)/python -m pytest tests/test_exports.py
+	$(BIN)/python -m pytest tests/exports
 
 check: $(STAMP)
 	$(BIN)/ruff check .

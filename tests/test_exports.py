@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +10,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from networks import IMAGE, NETWORKS, pictures, seeded
+from export_samples import IMAGES, source_of, written
 from numpy.typing import NDArray
 from samples import sample_result, tiny_onnx
 
 from evaluators.sessions import logits
-from hardware_profiles import load_profile
 from search.bundle import write_bundle
 from search.errors import InputError
 from search.exports import make
@@ -25,36 +23,7 @@ from search.exports.tensorrt import structural_faults
 from search.report.page import render
 from search.summary import closing, to_json
 from search.task import Split
-from spaces.export import export_onnx
-from spaces.network import trace
-from spaces.qdq import layer_nodes, quantize_file
-
-IMAGES = pictures(24).numpy()
-
-
-def source_of(name: str, folder: Path, quantized: Sequence[str] | None = None) -> Source:
-    """A small network, in 8 bits where ``quantized`` says, all of it unless given."""
-    model = seeded(NETWORKS[name])
-    layers = [layer.name for layer in trace(model, IMAGE).layers]
-    chosen = tuple(layers if quantized is None else quantized)
-    profile = load_profile("x86-avx2")
-    export_onnx(model, folder / "plain.onnx", IMAGE)
-    path = folder / ("model.onnx" if chosen else "plain.onnx")
-    if chosen:
-        quantize_file(
-            folder / "plain.onnx", path, layers=chosen, runtime=profile.runtime, images=IMAGES
-        )
-    return Source(model, path, chosen, "minmax", IMAGES, profile)
-
-
-def written(kind: str, source: Source, folder: Path) -> tuple[Path, NDArray[np.float32]]:
-    """The file of an exporter, and its scores."""
-    exporter = exporters()[kind]
-    exporter.check()
-    target = folder / kind / exporter.file
-    target.parent.mkdir()
-    exporter.write(source, target)
-    return target, exporter.outputs(target, IMAGES, 1)
+from spaces.qdq import layer_nodes
 
 
 def test_formats_are_found_by_listing() -> None:
@@ -139,41 +108,6 @@ def test_tensorrt_faults_are_found_in_a_file_for_onnxruntime(tmp_path: Path) -> 
     explicit, _ = written("tensorrt", source, tmp_path)
     planned = structural_faults(onnx.load(explicit), source.quantized[1:])
     assert planned == [f"{source.quantized[0]} is planned as float, but its weights are quantized"]
-
-
-@pytest.fixture
-def litert() -> None:
-    pytest.importorskip("litert_torch", reason="make export-test installs it")
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("litert")
-@pytest.mark.parametrize("name", ["residual", "depthwise"])
-def test_tflite_file_gives_near_answers(name: str, tmp_path: Path) -> None:
-    source = source_of(name, tmp_path, ())
-    _, scores = written("tflite", source, tmp_path)
-    expected = logits(source.onnx, IMAGES, source.profile)
-    assert np.abs(scores - expected).max() < 1e-3 * np.abs(expected).max()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("litert")
-def test_tflite_file_has_the_plans_layers_in_eight_bits(tmp_path: Path) -> None:
-    from ai_edge_litert.interpreter import Interpreter
-
-    source = source_of("residual", tmp_path, ("stem.0", "low.first.0", "head"))
-    file, scores = written("tflite", source, tmp_path)
-    interpreter = Interpreter(str(file))
-    interpreter.allocate_tensors()
-    shapes = [
-        tuple(each["shape"])
-        for each in interpreter.get_tensor_details()
-        if each["dtype"] is np.int8 and each["quantization_parameters"]["scales"].size > 1
-    ]
-    kept = {(16, 3, 3, 3), (16, 3, 3, 16), (4, 24)}  # of the three layers, output channels first
-    assert set(shapes) == kept
-    expected = logits(source.onnx, IMAGES, source.profile)
-    assert np.abs(scores - expected).max() < 0.2 * np.abs(expected).max()
 
 
 class Fake:

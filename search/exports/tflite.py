@@ -58,10 +58,10 @@ class TFLite:
         import numpy as np
         import torch
 
-        from spaces.export import layer_calls
+        from spaces.recorder import weighted_calls
 
         example = torch.from_numpy(source.images[:1])
-        calls = layer_calls(source.model, example)
+        calls = weighted_calls(source.model, example)
         with tempfile.TemporaryDirectory(dir=target.parent) as name:
             folder = Path(name)
             with torch.no_grad():
