@@ -19,7 +19,7 @@ from search.errors import InputError
 from search.fingerprint import model_fingerprint
 from search.functions import one_line
 from search.pace import Pace
-from search.task import Split, Task
+from search.task import BALANCED, Split, Task
 from search.train import Features, Hardware, TrainSettings, Views, train
 from spaces.features import watched
 from spaces.technique import LossInputs
@@ -63,7 +63,9 @@ def baseline_weights(
     torch.manual_seed(seed)
     model = task.build()
     fresh = model_fingerprint(task, model.state_dict())
-    key = hashlib.sha256(f"1:{fresh}:{task.data.fingerprint}:{seed}:{BASELINE}".encode())
+    balanced = task.metric in BALANCED
+    of = f"1:{fresh}:{task.data.fingerprint}:{seed}:{BASELINE}{':balanced' if balanced else ''}"
+    key = hashlib.sha256(of.encode())
     path = cache_folder() / "baselines" / f"{key.hexdigest()[:24]}.pt"
     if path.exists():
         try:
@@ -74,7 +76,7 @@ def baseline_weights(
     split = task.data.train
     blank = torch.zeros(VIEWS, len(split), len(task.data.classes))
     images = _views(split, (), seed)
-    views = Views(images, blank, torch.from_numpy(split.labels))
+    views = Views(images, blank, torch.from_numpy(split.labels), balanced=balanced)
     settings = TrainSettings(BASELINE.epochs, learning_rate=BASELINE.learning_rate, seed=seed)
     try:
         train(
@@ -129,7 +131,8 @@ def teacher_views(
     logits = torch.stack([given for given, _ in answers])
     read = [features for _, features in answers if features is not None]
     features = Features(layer, _half(torch.stack(read))) if layer and read else None
-    return Views(images, logits, torch.from_numpy(split.labels), features)
+    labels = torch.from_numpy(split.labels)
+    return Views(images, logits, labels, features, task.metric in BALANCED)
 
 
 def affordable(split: Split, passes: float, seed: int) -> tuple[Split, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -65,11 +65,19 @@ class Views:
     logits: torch.Tensor
     labels: torch.Tensor
     features: Features | None = None
+    balanced: bool = False
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One epoch in random order, each image in a random view."""
+        """One epoch in random order, each image in a random view.
+
+        Where ``balanced``, as many images are drawn, but so that each class is as frequent.
+        """
         views, count = self.logits.shape[:2]
-        order = torch.randperm(count, generator=generator)
+        if self.balanced:
+            frequency = torch.bincount(self.labels)[self.labels].double()
+            order = torch.multinomial(1 / frequency, count, True, generator=generator)
+        else:
+            order = torch.randperm(count, generator=generator)
         chosen = torch.randint(0, views, (count,), generator=generator)
         for start in range(0, count, size):
             index = order[start : start + size]
@@ -239,7 +247,7 @@ def recalibrate(
     model = hardware.place(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for seen, batch in enumerate(views.batches(64, generator)):
+        for seen, batch in enumerate(replace(views, balanced=False).batches(64, generator)):
             if seen == batches:
                 break
             with hardware.autocast():

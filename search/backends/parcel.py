@@ -26,7 +26,7 @@ from hardware_profiles import HardwareProfile
 from search.errors import SearchError
 from search.limits import Limits
 from search.models.build import Build
-from search.task import DataSet, Preprocess, Split, Task
+from search.task import BALANCED, DataSet, Preprocess, Split, Task
 from search.train import Features, Hardware, TrainSettings, Views
 from search.worker import Workbench
 from spaces.network import Network
@@ -95,6 +95,7 @@ def unpack(arrays: Arrays, *, plans: Path, scratch: Path, baseline: Path | None)
         _tensor(arrays["views_logits"]),
         _tensor(arrays["views_labels"]),
         plain["features"] and Features(plain["features"], _tensor(arrays["views_features"])),
+        plain["metric"] in BALANCED,
     )
     images = arrays["views_images"][0]
     data = DataSet(
