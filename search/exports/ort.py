@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,10 +42,14 @@ class Ort:
         platform = "arm" if source.profile.cpu.isa.startswith("arm") else "amd64"
         copied = target.with_suffix(".onnx")
         shutil.copyfile(source.onnx, copied)
-        with contextlib.redirect_stdout(io.StringIO()):
-            convert_onnx_models_to_ort(
-                copied, optimization_styles=[OptimizationStyle.Fixed], target_platform=platform
-            )
+        logging.disable(logging.INFO)  # it talks of each file that it writes
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                convert_onnx_models_to_ort(
+                    copied, optimization_styles=[OptimizationStyle.Fixed], target_platform=platform
+                )
+        finally:
+            logging.disable(logging.NOTSET)
         copied.unlink()
 
     def outputs(

@@ -22,14 +22,15 @@ from search.models.archive import Archive, Node
 _ATEN = """
     _adaptive_avg_pool2d abs adaptive_avg_pool2d adaptive_max_pool2d add add_ alias avg_pool2d
     batch_norm bmm cat celu channel_shuffle chunk clamp clamp_ clamp_max clamp_min clone
-    constant_pad_nd contiguous conv2d div div_ dropout dropout_ elu elu_ exp feature_dropout
-    flatten gelu group_norm hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_
-    index instance_norm layer_norm leaky_relu leaky_relu_ lift_fresh_copy linalg_vector_norm linear
-    log_softmax matmul max_pool2d mean mish mish_ mul mul_ neg ones_like pad permute pow prelu
-    reciprocal relu relu6 relu6_ relu_ roll rsqrt rsub scaled_dot_product_attention select selu
-    selu_ sigmoid sigmoid_ silu silu_ slice softmax softplus split split_with_sizes sqrt squeeze
-    stack sub sub_ sum t tanh tanh_ transpose unbind unflatten unsqueeze upsample_bilinear2d
-    upsample_nearest2d where zeros_like
+    constant_pad_nd contiguous conv2d copy_ div div_ dropout dropout_ elu elu_ eq exp
+    feature_dropout fill_ flatten full gelu group_norm hardsigmoid hardsigmoid_ hardswish
+    hardswish_ hardtanh hardtanh_ index instance_norm layer_norm leaky_relu leaky_relu_
+    lift_fresh_copy linalg_vector_norm linear log_softmax masked_fill masked_fill_ matmul
+    max_pool2d mean mish mish_ mul mul_ ne neg new_full new_ones new_zeros ones_like pad permute
+    pow prelu reciprocal relu relu6 relu6_ relu_ roll rsqrt rsub scaled_dot_product_attention
+    select selu selu_ sigmoid sigmoid_ silu silu_ slice softmax softplus split split_with_sizes
+    sqrt squeeze stack sub sub_ sum t tanh tanh_ transpose unbind unflatten unsqueeze
+    upsample_bilinear2d upsample_nearest2d where zeros_like
 """
 _NUMBERS = "add eq floordiv ge getitem gt le lt mod mul ne sub"
 _RESHAPES = frozenset({"view", "reshape", "_unsafe_view"})
