@@ -45,7 +45,7 @@ CLASSES, IMAGES = 10, 16
 LEAST_SHARE = 26 / 30
 TOLERANCE = 1e-3  # of the spread of the logits; single precision, summed in another order
 LEAST_REMOVED = 0.1  # of the multiply-accumulates, or nothing was pruned to speak of
-LEAST_COSINE = 0.9  # between the logits of the float and the int8 file
+LEAST_COSINE = 0.8  # of float and int8 logits; rounding adds up over 80 random layers, a wrong file has 0
 TARGET = "raspberry-pi-4b"
 # Small images, to be quick; larger ones where the architecture halves the map too often.
 PIXELS = {"torchvision:inception_v3": 96}
@@ -201,6 +201,7 @@ def attempt(name: str, pixels: int) -> Record:
     for hook in hooks:
         if hook.prepare:
             hook.prepare(model, PrepareContext(network, images, labels))
+    recalibrate(model, shape)
     record["parameters_pruned"] = sum(p.numel() for p in model.parameters())
     record["macs_agree"] = trace(model, shape).table.macs == after
     with tempfile.TemporaryDirectory() as name_of_folder, torch.no_grad():
@@ -252,21 +253,28 @@ def settle(model: nn.Module, shape: tuple[int, int, int]) -> None:
     for name, parameter in model.named_parameters():
         if (parameter.dim() == 1 and not name.endswith("bias")) or "layer_scale" in name:
             nn.init.uniform_(parameter, 0.5, 1.5)
-    images = smooth_images(2 * IMAGES, shape, seed=0).chunk(2)
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        if not layer.weight.any():
+            nn.init.normal_(layer.weight)  # heads that begin with zeros
+    with torch.no_grad():
+        handles = [layer.register_forward_hook(_to_unit_variance) for layer in layers]
+        recalibrate(model, shape)
+        for handle in handles:
+            handle.remove()
+    recalibrate(model, shape)
+
+
+def recalibrate(model: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Batch norms average two batches anew, as a search does after pruning; then eval mode."""
+    model.eval()
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = None  # a plain average
         norm.reset_running_stats()
         norm.train()
     with torch.no_grad():
-        handles = [layer.register_forward_hook(_to_unit_variance) for layer in layers]
-        model(images[0])
-        for handle in handles:
-            handle.remove()
-        for norm in norms:
-            norm.reset_running_stats()
-        for batch in images:
+        for batch in smooth_images(2 * IMAGES, shape, seed=0).chunk(2):
             model(batch)
     model.eval()
 
@@ -287,6 +295,8 @@ def silenced_difference(
     was removed from shows here, though the model runs. None where zeros are not the same as
     nothing, which is so for the mean of a layer or group norm.
     """
+    if not kept:
+        return None
     removed = {
         name: removable(network.group(name), network.group(name).channels - width)
         for name, width in kept.items()

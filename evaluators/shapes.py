@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 _TYPE_BITS = {
     onnx.TensorProto.INT4: 4,
@@ -63,13 +64,19 @@ def load_static(path: Path) -> StaticModel:
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    if not all(
+        _has_shape(value) for value in [*inferred.graph.value_info, *inferred.graph.output]
+    ):
+        # Attention computes shapes from shapes; this follows them, and knows fewer operators.
+        inferred = SymbolicShapeInference.infer_shapes(model, auto_merge=True)
+    graph = inferred.graph
     shapes: dict[str, tuple[int, ...]] = {t.name: tuple(t.dims) for t in initializers.values()}
     bits = {t.name: _TYPE_BITS[t.data_type] for t in initializers.values()}
     for value in [*inputs, *graph.value_info, *graph.output]:
         tensor = value.type.tensor_type
         bits[value.name] = _TYPE_BITS[tensor.elem_type]
-        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+        if _has_shape(value):
             shapes[value.name] = tuple(d.dim_value for d in tensor.shape.dim)
     return StaticModel(
         nodes=tuple(graph.node),
@@ -79,3 +86,9 @@ def load_static(path: Path) -> StaticModel:
         shapes=shapes,
         bits=bits,
     )
+
+
+def _has_shape(value: onnx.ValueInfoProto) -> bool:
+    """Whether every dimension of a tensor is a known number."""
+    tensor = value.type.tensor_type
+    return tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)

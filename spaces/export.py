@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -55,6 +56,7 @@ def export_onnx(model: nn.Module, path: Path, input_shape: tuple[int, int, int])
     file = onnx.load(path)
     _check_names(file, calls)
     _name_weights(file)
+    _own_biases(file)
     onnx.save(file, path)
 
 
@@ -116,6 +118,21 @@ def _name_weights(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = names.get(name, name)
+
+
+def _own_biases(model: onnx.ModelProto) -> None:
+    """Gives layers biases of their own; the exporter keeps equal constants, such as zeros, once.
+
+    The quantizer would give a bias that a norm reads, too, the type of a tensor, and onnxruntime
+    then runs the layer in float.
+    """
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    for node in layer_nodes(model):
+        if len(node.input) > 2 and readers[node.input[2]] > 1:
+            own = model.graph.initializer.add()
+            own.CopyFrom(values[node.input[2]])
+            own.name = node.input[2] = f"{node.name}:bias"
 
 
 def _out_channels(model: onnx.ModelProto, node: onnx.NodeProto) -> int:
