@@ -45,7 +45,7 @@ CLASSES, IMAGES = 10, 16
 LEAST_SHARE = 26 / 30
 TOLERANCE = 1e-3  # of the spread of the logits; single precision, summed in another order
 LEAST_REMOVED = 0.1  # of the multiply-accumulates, or nothing was pruned to speak of
-LEAST_COSINE = 0.8  # of float and int8 logits; rounding adds up over 80 random layers, a wrong file has 0
+LEAST_COSINE = 0.8  # of float and int8 logits: rounding adds up in 80 random layers
 TARGET = "raspberry-pi-4b"
 # Small images, to be quick; larger ones where the architecture halves the map too often.
 PIXELS = {"torchvision:inception_v3": 96}
