@@ -16,6 +16,7 @@ from samples import sample_result, tiny_onnx
 
 from evaluators.sessions import logits
 from search.bundle import write_bundle
+from search.cli import main
 from search.errors import InputError
 from search.exports import make
 from search.exports.exporter import Exported, ExportError, Source, check_exports, exporters
@@ -31,6 +32,16 @@ def test_formats_are_found_by_listing() -> None:
     assert check_exports(["ort", "tensorrt", "ort"]) == ("ort", "tensorrt")
     with pytest.raises(InputError, match="one of ort, tensorrt, tflite, but got 'coreml'"):
         check_exports(["coreml"])
+
+
+def test_unknown_format_is_one_line_on_the_command_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--target", "arm", "--max-drop", "0.03", "--export", "coreml"]) == 2
+    assert capsys.readouterr().err == (
+        "search: --export must be one of ort, tensorrt, tflite, but got 'coreml'; the ONNX file "
+        "is always handed over\n"
+    )
 
 
 def test_missing_converter_is_named_before_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
