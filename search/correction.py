@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
 
-from search.allocation import Allocator, Choice, Unit
+from search.allocation import Assignment, Choice, Unit
 from search.trial import Trial
 from spaces import CompressionPlan, resolution
 
@@ -31,19 +31,21 @@ class Correction:
         return self.scale * sum(loss * self.weights[unit] for unit, loss in losses.items())
 
 
-def correct(allocator: Allocator, finished: Sequence[Trial]) -> Correction | None:
+def correct(
+    units: Sequence[Unit], finished: Sequence[Trial], assignment: Callable[[Trial], Assignment]
+) -> Correction | None:
     """Ridge regression of measured drops on modeled losses, toward equal weights, none negative.
 
+    ``assignment`` gives the choice of each unit that is nearest to a trial's plan.
     None when fewer than three compressed plans were finished, or nothing could have been lost.
     """
     pruned = [t for t in finished if t.plan.settings]
     if len(pruned) < LEAST_TRIALS:
         return None
-    units = allocator.units
     rows, drops = [], []
     for trial in pruned:
-        assignment = allocator.assignment(trial.plan)
-        rows.append([u.choices[i].loss for u, i in zip(units, assignment, strict=True)])
+        chosen = zip(units, assignment(trial), strict=True)
+        rows.append([unit.choices[index].loss for unit, index in chosen])
         assert trial.evaluation is not None
         drops.append(min(max(trial.evaluation.value("drop"), 0.0), LARGEST_DROP))
     losses, measured = np.array(rows), np.array(drops)

@@ -11,10 +11,8 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from scipy.optimize import nnls
-
 from search.allocation import Allocator
+from search.correction import correct
 from search.limits import Limits
 from search.sensitivity import Sensitivity
 from search.trial import Trial
@@ -25,7 +23,6 @@ OPENING = 4
 CLOSE = 1.06  # neighbors on the latency axis nearer than this need no plan between them
 PRESS = 0.9  # of the fastest feasible latency: the next thing to try
 TRIES = 8
-PRIOR_STRENGTH = 0.3  # of the prior belief that every unit's loss counts the same
 
 
 class Proposer:
@@ -67,7 +64,9 @@ class Proposer:
             turn = origins.count("model")
             aims = (self._halving, self._pressing, self._filling)
             aim_ms = aims[turn % len(aims)](finished, latencies)
-            allocator = Allocator(self._space, self._sensitivity, self._corrections(finished))
+            found = correct(self._prior.units, finished, lambda t: self._prior.assignment(t.plan))
+            weights = found.weights if found else {}
+            allocator = Allocator(self._space, self._sensitivity, weights)
             origin = "model"
         aim_ms = min(aim_ms, self._ceiling_ms)
         for attempt in range(TRIES):
@@ -81,34 +80,6 @@ class Proposer:
     def _modeled_ms(self, trial: Trial) -> float:
         """The model's own latency of a trial's plan: aims and solutions are in its terms."""
         return self._space.table(trial.plan).latency_ms(self._space.profile)
-
-    def _corrections(self, finished: Sequence[Trial]) -> Mapping[str, float]:
-        """Weights of the units' losses that explain the drops measured so far.
-
-        Ridge regression toward equal weights, none negative.
-        """
-        pruned = [t for t in finished if t.plan.settings]
-        if len(pruned) < 3:
-            return {}
-        units = self._prior.units
-        rows, drops = [], []
-        for trial in pruned:
-            assignment = self._prior.assignment(trial.plan)
-            rows.append([u.choices[i].loss for u, i in zip(units, assignment, strict=True)])
-            assert trial.evaluation is not None
-            drops.append(min(max(trial.evaluation.value("drop"), 0.0), 0.5))
-        losses, measured = np.array(rows), np.array(drops)
-        total = losses.sum(axis=1)
-        if not total.any() or not measured.any():
-            return {}
-        scale = float(total @ measured / (total @ total))
-        typical = float(np.abs(measured).mean())
-        prior = math.sqrt(PRIOR_STRENGTH * len(pruned)) * typical
-        weights, _ = nnls(
-            np.vstack([losses * scale, prior * np.eye(len(units))]),
-            np.concatenate([measured, np.full(len(units), prior)]),
-        )
-        return {unit.name: float(max(w, 0.05)) for unit, w in zip(units, weights, strict=True)}
 
     def _halving(self, finished: Sequence[Trial], latencies: Mapping[int, float]) -> float:
         """Halfway, in the logarithm, between the fastest feasible and the slowest beyond it."""

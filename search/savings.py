@@ -121,7 +121,7 @@ def estimator(
         return lambda plan: None
     allocator = Allocator(space, sensitivity)
     finished = [t for t in trials if t.state == "complete" and t.evaluation is not None]
-    correction = correct(allocator, finished)
+    correction = correct(allocator.units, finished, lambda t: allocator.assignment(t.plan))
     if correction is None:
         return lambda plan: None
     return lambda plan: correction.drop(losses_of(plan, allocator.units, sensitivity.bits))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -101,15 +101,19 @@ def finished(number: int, plan: CompressionPlan, drop: float) -> Trial:
     return Trial(number, plan, "complete", "warm", Evaluation.of([figure]))
 
 
+def corrected(trials: Sequence[Trial]) -> Correction | None:
+    allocator = Allocator(SPACE, sensitivity())
+    return correct(allocator.units, trials, lambda trial: allocator.assignment(trial.plan))
+
+
 def narrowed(kept: Mapping[str, int]) -> CompressionPlan:
     return CompressionPlan({"pruning": {"kept": dict(kept)}})
 
 
 def test_correction_gives_more_weight_to_what_was_seen_to_hurt() -> None:
-    allocator = Allocator(SPACE, sensitivity())
     trials = [finished(n, narrowed({STEM: 8}), 0.10) for n in range(3)]
     trials += [finished(n, narrowed({OTHER: 8}), 0.01) for n in range(3, 6)]
-    found = correct(allocator, trials)
+    found = corrected(trials)
     assert found is not None
     assert found.weights[STEM] > 1 > found.weights[OTHER]
     estimate = estimator(SPACE, sensitivity(), tuple(trials))
@@ -123,7 +127,7 @@ def test_correction_gives_more_weight_to_what_was_seen_to_hurt() -> None:
 
 def test_nothing_is_estimated_from_too_little() -> None:
     trials = tuple(finished(n, narrowed({STEM: 8}), 0.1) for n in range(2))
-    assert correct(Allocator(SPACE, sensitivity()), trials) is None
+    assert corrected(trials) is None
     assert estimator(SPACE, sensitivity(), trials)(PLAN) is None
     assert estimator(SPACE, None, trials)(PLAN) is None
 
