@@ -16,15 +16,19 @@ import numpy as np
 
 from evaluators import latency_analytic, latency_device, latency_emulated, latency_host
 from evaluators.evaluator import EvaluationContext
-from evaluators.graph import GraphError, GraphOp, walk
+from evaluators.graph import GraphError, GraphOp, read_model, session_config, walk
 from evaluators.latency_analytic import operator_ms
 from evaluators.measurement import Measurement
 from evaluators.tier import Tier, tier
 from hardware_profiles import HardwareProfile, ProfileError, emulator, load_profile
-from hardware_profiles.device import AddressError, DeviceError
+from hardware_profiles.device import HOST, AddressError, DeviceError, ModelError, NoAnswerError
+from hardware_profiles.output import until_closed
+from hardware_profiles.session import AgentSession
 
 _ROWS = 25
 _WIDTHS = (32, 8)
+FIRST_RUN_S = 120.0  # for one inference here; what takes longer hangs
+_ONCE = {"warmup": 0, "min_runs": 1, "min_ms": 0, "max_ms": 0}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,13 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         found = measure(args.model, args.target, args.tier, args.device, args.threads)
-    except (GraphError, ProfileError, AddressError) as error:
+    except (GraphError, ProfileError, AddressError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (emulator.EmulatorError, DeviceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(found) if args.json else "\n".join(_lines(found)))
+    with until_closed():
+        print(json.dumps(found) if args.json else "\n".join(_lines(found)))
     return 0
 
 
@@ -76,6 +81,10 @@ def measure(
         DeviceError: the device cannot be reached.
     """
     profile = load_profile(target)
+    if device is not None and chosen not in (None, "device"):
+        raise ProfileError(
+            f"--device measures, so that --tier must be device or left out, but got {chosen}"
+        )
     if threads is not None:
         if not 1 <= threads <= profile.cpu.cores:
             raise ProfileError(
@@ -86,7 +95,10 @@ def measure(
         profile = dataclasses.replace(profile, runtime=runtime)
     if chosen == "device" and device is None:
         raise ProfileError("--tier device needs --device, such as --device ssh://pi@board")
-    ops = walk(model, arm=profile.cpu.isa.startswith("arm"))
+    read_model(model)
+    arm = profile.cpu.isa.startswith("arm")
+    _run_once(model, arm)
+    ops = walk(model, arm=arm)
     with tempfile.TemporaryDirectory() as scratch:
         context = EvaluationContext(
             profile=profile,
@@ -115,6 +127,26 @@ def measure(
         "operators": _with_widths(rows, ops, profile),
         "widths_how": "the width that the file does not have is estimated from shapes",
     }
+
+
+def _run_once(model: Path, arm: bool) -> None:
+    """One inference in a process of its own, which can be ended: nobody knows the file yet.
+
+    Raises:
+        GraphError: it crashes the runtime here, takes too long, or can't be run.
+    """
+    rule = f"a model must run here in {FIRST_RUN_S:g} s an image, but {model}"
+    with AgentSession(HOST) as agent:
+        try:
+            config = session_config(arm)
+            opened = agent.ask("open", FIRST_RUN_S, model=str(model), threads=1, config=config)
+            agent.ask("time", FIRST_RUN_S, session=opened["session"], **_ONCE)
+        except NoAnswerError:
+            raise GraphError(f"{rule} did not end and was stopped") from None
+        except DeviceError as error:
+            raise GraphError(f"{rule} ended the runtime: {error}") from None
+        except ModelError as error:
+            raise GraphError(f"the runtime must be able to run {model}, but: {error}") from None
 
 
 def _latency(model: Path, context: EvaluationContext, chosen: Tier) -> Measurement:

@@ -86,12 +86,13 @@ def walk(path: Path, arm: bool = True) -> tuple[GraphOp, ...]:
     """Operators that are executed for one image, in the order of execution.
 
     Args:
-        path: an ONNX file; a dynamic batch (any dynamic dimension) becomes 1.
+        path: an ONNX file; a dynamic batch becomes 1.
         arm: whether the target is an ARM processor, where signed int8 activations are kept;
             on x86 the runtime turns them into unsigned ones, and not everywhere with success.
 
     Raises:
-        GraphError: the file is missing, broken, or the runtime cannot run it.
+        GraphError: the file is missing, broken, or the runtime cannot run it; or more than
+            the batch is dynamic.
     """
     model = label(read_model(path))
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +104,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     """The file, checked to be ONNX.
 
     Raises:
-        GraphError: it is missing or is not an ONNX file.
+        GraphError: it is missing or is not an ONNX file, or more than the batch is dynamic.
     """
     try:
         model = onnx.load(str(path))
@@ -113,7 +114,23 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise GraphError(f"a model must be an ONNX file, but {path} is not: {error}") from None
     if not model.graph.node:
         raise GraphError(f"a model must be an ONNX file with operators, but {path} has none")
+    _check_inputs(model, path)
     return model
+
+
+def _check_inputs(model: onnx.ModelProto, path: Path) -> None:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name in weights or all(dim.dim_value > 0 for dim in dims[1:]):
+            continue
+        sizes = [dim.dim_value or dim.dim_param or "?" for dim in dims]
+        raise GraphError(
+            f"only the batch may be dynamic, but input {value.name!r} of {path} is "
+            f"{' x '.join(map(str, sizes))}; fix its size: python -m "
+            f"onnxruntime.tools.make_dynamic_shape_fixed --input_name {value.name} "
+            f"--input_shape 1,3,224,224 {path} FIXED.onnx"
+        )
 
 
 def label(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -170,7 +187,8 @@ def _profile_once(
     options.log_severity_level = 3
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
-    options.add_session_config_entry("session.qdqisint8allowed", "1" if arm else "0")
+    for key, value in session_config(arm).items():
+        options.add_session_config_entry(key, value)
     try:
         session = ort.InferenceSession(
             model.SerializeToString(),
@@ -184,6 +202,11 @@ def _profile_once(
         raise GraphError(f"the runtime must be able to run {path}, but: {first}") from None
     events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
     return events
+
+
+def session_config(arm: bool) -> dict[str, str]:
+    """Session configuration with which operators here are those of an ARM target, or of x86."""
+    return {"session.qdqisint8allowed": "1" if arm else "0"}
 
 
 def _zeros(kind: str, shape: Sequence[int | str | None]) -> np.ndarray[Any, Any]:

@@ -108,13 +108,15 @@ def thread_ratio(profile: HardwareProfile, threads: int) -> float:
 
 def _error(profile: HardwareProfile, threads: int) -> tuple[float, str]:
     """Mean error in per cent, and what it is made of."""
-    if profile.counts is None:
+    # Kernels of a calibrated profile were held against the device itself, not against counts.
+    calibrated = profile.counts is not None and profile.counts.fit is None
+    if profile.counts is None or (calibrated and threads == 1):
         return profile.error_pct, profile.error_how
     below = latency_ms(profile, dict.fromkeys(COUNT_COLUMNS, 1), threads)
     together = round(math.hypot(profile.error_pct, below.error_pct), 1)
     return together, (
         f"{profile.error_pct:g} % {profile.error_how}; that one's {below.error_pct:g} % "
-        f"{below.how}; {below.caveat}"
+        f"{below.how}" + (f"; {below.caveat}" if below.caveat else "")
     )
 
 

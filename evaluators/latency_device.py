@@ -22,9 +22,10 @@ from evaluators import latency_analytic, latency_emulated, latency_host
 from evaluators.evaluator import EvaluationContext, Evaluator
 from evaluators.interval import Interval, geometric_interval, quotient
 from evaluators.measurement import Evaluation, Measurement
-from evaluators.tier import tier
+from evaluators.tier import tier, warn_once
 from hardware_profiles.board import MAX_DRIFT, Board, DeviceRun
 from hardware_profiles.device import DeviceError, file_sha256
+from hardware_profiles.processor import mismatch
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,14 @@ def _measured(
     where = (
         f"at batch 1 on {board.device.name} ({about['cpu']}), onnxruntime {about['onnxruntime']}"
     )
-    unsteady = f"; unsteady device: {', '.join(run.unsteady)}" if run.unsteady else ""
+    trouble = f"; unsteady device: {', '.join(run.unsteady)}" if run.unsteady else ""
+    other = mismatch(profile, about)
+    if other is not None:
+        warn_once(
+            f"the device is not the target, {profile.name}: {other}; latency is the device's, all "
+            "else the target's"
+        )
+        trouble += f"; not the target, {profile.name}: {other}"
     how = f"{where}, {threads} thread{'s' if threads > 1 else ''}, {run.runs} runs"
     detail = {
         "tier": "device",
@@ -181,6 +189,7 @@ def _measured(
         "device": board.device.name,
         "machine": about["machine"],
         "cpu": about["cpu"],
+        "mismatch": other,
         "noisy": bool(run.unsteady),
         **run.to_json(),
     }
@@ -192,12 +201,12 @@ def _measured(
         run.p50_ms,
         "ms",
         "measured",
-        f"p50 {how}{unsteady}",
+        f"p50 {how}{trouble}",
         span.low,
         span.high,
         detail,
     )
-    yield Measurement("latency_p90_ms", run.p90_ms, "ms", "measured", f"p90 {how}{unsteady}")
+    yield Measurement("latency_p90_ms", run.p90_ms, "ms", "measured", f"p90 {how}{trouble}")
     if every is not None:
         span = interval(every)
         told = f"p50 {where}, {every.threads} threads, {every.runs} runs"
@@ -216,7 +225,7 @@ def _measured(
         told = f"candidate over baseline {how}; the baseline ran {anchor.uses} candidates before"
         if abs(anchor.drift) > MAX_DRIFT:
             told += f" and has drifted by {anchor.drift:+.1%} since the search began"
-        told += unsteady
+        told += trouble
         yield Measurement(
             "latency_ratio", ratio.value, "", "measured", told, ratio.low, ratio.high
         )

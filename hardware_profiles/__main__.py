@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from hardware_profiles import commands
+from hardware_profiles.output import until_closed
 from hardware_profiles.profile import ProfileError
 
 
@@ -44,11 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; bad input is one line on stderr and exit code 2."""
     args = build_parser().parse_args(argv)
+    code = 0
     try:
-        return int(args.run(args))
+        with until_closed():
+            code = int(args.run(args))
     except ProfileError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return code
 
 
 if __name__ == "__main__":

@@ -206,10 +206,15 @@ class Board:
                     raise
                 if not waits:
                     self.state = "gone"
-                    raise DeviceError(f"{error}; given up after {attempts} attempts") from None
+                    tried = f"{attempts} attempt{'s' if attempts > 1 else ''}"
+                    raise DeviceError(f"{error}; given up after {tried}") from None
                 wait_s = waits.pop(0)
                 log.warning("%s; trying again in %.0f s", error, wait_s)
                 time.sleep(wait_s)
+            except KeyboardInterrupt:
+                # The agent was ended in the middle of an answer; whoever goes on gets another.
+                self.close()
+                raise
 
 
 @contextmanager

@@ -9,6 +9,7 @@
 Errors:
     DeviceError       the device cannot be reached or disappeared; the message has the remedy
       AddressError    its address is malformed
+      NoAnswerError   it said nothing for too long
     ModelError        the device is fine, the file does not run there
 """
 
@@ -40,9 +41,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 _PYTHON = re.compile(r"(/[A-Za-z0-9_.+-]+)+")
 # What ssh, the shell or Python say, and what to do about it.
 _REMEDIES = {
-    "Host key verification failed": "connect once by hand and check its key: ssh {name}",
+    "Host key verification failed": "connect once by hand and check its key: ssh {there}",
     "REMOTE HOST IDENTIFICATION HAS CHANGED": "its key changed; check why before going on",
-    "Permission denied": "set up a key: ssh-copy-id {name}",
+    "Permission denied": "set up a key: ssh-copy-id {there}",
     "No module named": "install the runtime there: python3 -m pip install onnxruntime numpy, "
     "or name the interpreter that has it: ssh://user@board/home/user/venv/bin/python",
     "not found": "name the interpreter: ssh://user@board/usr/bin/python3",
@@ -56,6 +57,10 @@ _REMEDIES = {
 
 class DeviceError(RuntimeError):
     """A device cannot be used; one line with the remedy."""
+
+
+class NoAnswerError(DeviceError):
+    """The device is there but says nothing; what it did was ended."""
 
 
 class AddressError(DeviceError):
@@ -100,7 +105,9 @@ class Device:
                 [*self.prefix, script], stdin=content, capture_output=True, text=True
             )
         if done.returncode != 0:
-            raise DeviceError(self.explain("a file could not be copied", done.stderr))
+            # 255 is ssh's own trouble, anything else that of the command there.
+            what = "cannot be reached" if done.returncode == 255 else "a file could not be copied"
+            raise DeviceError(self.explain(what, done.stderr))
         return target
 
     def explain(self, what: str, stderr: str) -> str:
@@ -109,10 +116,15 @@ class Device:
         for needle, remedy in _REMEDIES.items():
             for line in lines:
                 if needle in line:
-                    address = self.name.removeprefix("ssh://")
-                    return f"{self.name}: {what}: {line}; {remedy.format(name=address)}"
+                    return f"{self.name}: {what}: {line}; {remedy.format(there=self._there)}"
         last = f": {lines[-1]}" if lines else ""
         return f"{self.name}: {what}{last}"
+
+    @property
+    def _there(self) -> str:
+        """The address as ssh and ssh-copy-id take it, with the port as an option."""
+        port = self.prefix[-4:-2] if "-p" in self.prefix else ()
+        return " ".join([*port, *self.prefix[-1:]])
 
 
 HOST = Device()

@@ -13,7 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from hardware_profiles.device import Device, DeviceError, ModelError, file_sha256
+from hardware_profiles.device import (
+    Device,
+    DeviceError,
+    ModelError,
+    NoAnswerError,
+    file_sha256,
+)
 
 AGENT = Path(__file__).with_name("agent.py")
 ANSWER_S = 60.0  # for requests that compute nothing long
@@ -147,21 +153,21 @@ class AgentSession:
 
     def _hello(self) -> Mapping[str, Any]:
         while True:
-            line = self._next_line(START_S)
+            line = self._next_line(START_S, gone="the agent could not start there")
             # A login shell may greet before the agent does.
             if line.startswith('{"agent"'):
                 about: dict[str, Any] = json.loads(line)
                 return about
 
-    def _next_line(self, timeout_s: float) -> str:
+    def _next_line(self, timeout_s: float, gone: str = "disappeared") -> str:
         try:
             line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
-            raise DeviceError(
+            raise NoAnswerError(
                 f"{self.device.name}: no answer within {timeout_s:.0f} s; check that it is alive"
             ) from None
         if line is None:
-            raise DeviceError(self._last_words("disappeared"))
+            raise DeviceError(self._last_words(gone))
         return line
 
     def _last_words(self, what: str) -> str:

@@ -14,7 +14,7 @@ from evaluators import Evaluation, EvaluationContext
 from evaluators.accuracy import score
 from evaluators.agreement import agreement, device_agreement
 from evaluators.drop import DropBound, images_needed, metric_drop_bound
-from evaluators.latency_device import FINAL_SECONDS, DeviceLatency, shared
+from evaluators.latency_device import FINAL_SECONDS, SEARCH_SECONDS, DeviceLatency, shared
 from evaluators.latency_host import FINAL_BUDGET_S, HostLatencyEvaluator
 from evaluators.sessions import logits
 from evaluators.tier import tier
@@ -22,6 +22,7 @@ from hardware_profiles.device import DeviceError
 from hardware_profiles.emulator import EmulatorError
 from search import proof
 from search.infeasible import worst
+from search.interruption import came
 from search.limits import Limits
 from search.pareto import ParetoFront, Point
 from search.result import Finalist
@@ -78,7 +79,9 @@ class TestSplit:
         host, device = HostLatencyEvaluator(), DeviceLatency()
         found = self.quality(model)
         if device.applies(self._context):
-            latency = device.evaluate(model, self._context, FINAL_SECONDS)
+            # Up to five minutes on an unsteady device; whoever interrupted does not wait for that.
+            seconds = SEARCH_SECONDS if came() else FINAL_SECONDS
+            latency = device.evaluate(model, self._context, seconds)
         elif host.applies(self._context):
             latency = host.evaluate(model, self._context, FINAL_BUDGET_S)
         else:

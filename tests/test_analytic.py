@@ -50,6 +50,17 @@ def test_estimate_says_tier_profile_and_error(tmp_path: Path) -> None:
     assert measurement.low < measurement.value < measurement.high
 
 
+def test_calibrated_profile_has_the_error_against_its_device_alone(tmp_path: Path) -> None:
+    profile = load_profile("raspberry-pi-4b")
+    assert profile.counts is not None
+    counts = dataclasses.replace(profile.counts, fit=None, error_pct=30.0, caveat="")
+    calibrated = dataclasses.replace(profile, counts=counts, error_pct=7.5, error_how="measured")
+    found = estimate(small_network(tmp_path / "m.onnx"), calibrated)
+    assert found.detail is not None
+    assert found.detail["error_pct"] == 7.5
+    assert found.how.endswith("mean error 7.5 %: measured")
+
+
 def test_estimate_of_int8_charges_int8_kernels(tmp_path: Path) -> None:
     file = quantized(small_network(tmp_path / "m.onnx"), tmp_path / "q.onnx")
     detail = estimate(file, load_profile("raspberry-pi-5")).detail

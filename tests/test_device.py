@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from evaluators import Evaluation, EvaluationContext, latency_device
 from evaluators.interval import Interval, quotient
 from evaluators.latency_device import AnchoredBoard, DeviceLatency
+from evaluators.tier import warn_once
 from hardware_profiles import board as boards
 from hardware_profiles import emulator, shipped_profiles
 from hardware_profiles.board import MIN_RUNS, Board, summarize
@@ -36,6 +37,7 @@ from hardware_profiles.device import (
     file_sha256,
     parse_device,
 )
+from hardware_profiles.processor import mismatch
 from hardware_profiles.session import AgentSession
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
@@ -294,7 +296,8 @@ def test_missing_interpreter_and_runtime_are_explained(tmp_path):
     bare = tmp_path / "bare"
     bare.write_text("#!/bin/sh\necho \"ModuleNotFoundError: No module named 'onnxruntime'\" >&2\n")
     bare.chmod(0o755)
-    with pytest.raises(DeviceError, match=r"No module named.*pip install onnxruntime numpy"):
+    said = r"could not start there: .*No module named.*pip install onnxruntime numpy"
+    with pytest.raises(DeviceError, match=said):
         AgentSession(Device("bare", python=(str(bare),)))
 
 
@@ -394,9 +397,25 @@ def test_device_that_was_given_up_is_used_again_when_it_is_back(board, model, qu
     with monkeypatch.context() as away:
         away.setattr(boards, "AgentSession", _unreachable)
         for attempts in (3, 1):
-            with pytest.raises(DeviceError, match=f"given up after {attempts} attempts"):
+            with pytest.raises(DeviceError, match=rf"given up after {attempts} attempts?$"):
                 board.run(model, 1, 0.1)
     assert board.run(model, 1, 0.1, tries=1).runs >= MIN_RUNS
+
+
+def test_interrupted_measurement_leaves_the_device_ready_for_the_next(
+    board, model, monkeypatch, caplog
+):
+    def interrupted(session, *_):
+        session._process.kill()  # as ``ask`` does, in the middle of an answer
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(boards, "_once", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            board.run(model, 1, 0.1)
+    with caplog.at_level(logging.WARNING):
+        assert board.run(model, 1, 0.1, tries=1).runs >= MIN_RUNS
+    assert "disappeared" not in caplog.text
 
 
 def test_search_stops_when_the_device_never_worked(model, monkeypatch, tmp_path):
@@ -427,6 +446,48 @@ def test_prediction_is_that_of_the_runtime(board, model):
     expected = session.run(None, {"t0": images})[0].argmax(1)
     assert len(set(expected)) > 1
     assert board.predict(model, images).tolist() == expected.tolist()
+
+
+PI4_SAYS = {"machine": "aarch64", "parts": ["0xd08"], "flags": [], "cpu": "Raspberry Pi 4"}
+XEON_SAYS = {"machine": "x86_64", "parts": [], "flags": ["avx2"], "cpu": "Xeon"}
+
+
+@pytest.mark.parametrize(
+    ("target", "about", "told"),
+    [
+        ("raspberry-pi-4b", PI4_SAYS, None),
+        ("rk3399", {**PI4_SAYS, "parts": ["0xd03", "0xd08"]}, None),
+        (
+            "raspberry-pi-5",
+            PI4_SAYS,
+            "Raspberry Pi 4 has cortex-a72, and Raspberry Pi 5 cortex-a76",
+        ),
+        ("raspberry-pi-5", {**PI4_SAYS, "parts": ["0x001"]}, None),  # nobody knows this one
+        ("raspberry-pi-4b", XEON_SAYS, "Xeon is x86_64, and Raspberry Pi 4 Model B"),
+        ("x86-avx2", PI4_SAYS, "Raspberry Pi 4 is aarch64"),
+        ("x86-avx2", XEON_SAYS, None),
+        ("x86-vnni", XEON_SAYS, "Xeon has no int8 dot products"),
+        ("x86-vnni", {**XEON_SAYS, "flags": ["avx512_vnni"]}, None),
+    ],
+)
+def test_device_of_another_kind_than_the_target_is_told(target, about, told):
+    found = mismatch(shipped_profiles()[target], about)
+    assert found is None if told is None else told in found
+
+
+def test_figure_of_another_device_than_the_target_carries_a_warning(
+    model, monkeypatch, tmp_path, caplog
+):
+    board = AnchoredBoard("host")
+    monkeypatch.setattr(latency_device, "shared", lambda _: board)
+    monkeypatch.setattr(Board, "about", lambda _: {**XEON_SAYS, "onnxruntime": "1", "cores": 1})
+    warn_once.cache_clear()
+    found = DeviceLatency().evaluate(model, context(tmp_path, "host"), 0.05)[0]
+    board.close()
+    assert "not the target, raspberry-pi-4b: Xeon is x86_64" in found.how
+    assert found.detail["mismatch"].startswith("Xeon is x86_64")
+    (record,) = [r for r in caplog.records if "not the target" in r.message]
+    assert "latency is the device's" in record.message
 
 
 def context(tmp_path, device, baseline=None) -> EvaluationContext:
@@ -554,7 +615,9 @@ def test_unknown_host_key_is_refused_with_the_remedy(remote, sshd):
     content = known.read_text()
     known.write_text("")
     try:
-        with pytest.raises(DeviceError, match=r"Host key verification failed.*connect once by"):
+        login = f"-p {sshd[1]} {getpass.getuser()}@127.0.0.1"
+        said = f"Host key verification failed.*connect once by hand.*: ssh {login}$"
+        with pytest.raises(DeviceError, match=said):
             AgentSession(parse_device(here(remote)))
     finally:
         known.write_text(content)
@@ -565,7 +628,8 @@ def test_unknown_user_is_refused_with_the_remedy(remote, sshd):
     content = allowed.read_text()
     shutil.copy(sshd[0] / "stranger.pub", allowed)
     try:
-        with pytest.raises(DeviceError, match=r"Permission denied.*set up a key: ssh-copy-id"):
+        said = f"Permission denied.*set up a key: ssh-copy-id -p {sshd[1]} "
+        with pytest.raises(DeviceError, match=said):
             AgentSession(parse_device(here(remote)))
     finally:
         allowed.write_text(content)
@@ -578,7 +642,8 @@ def test_missing_interpreter_there_is_explained(remote):
 
 def test_closed_port_is_explained(remote):
     address = remote.rsplit(":", 1)[0]
-    with pytest.raises(DeviceError, match="Connection refused; check that sshd runs"):
+    refused = "cannot be reached: .*Connection refused; check that sshd runs"
+    with pytest.raises(DeviceError, match=refused):
         AgentSession(parse_device(f"{address}:1"))
 
 

@@ -3,6 +3,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+import evaluators.__main__ as command
 from evaluators import latency_emulated
 from evaluators.__main__ import main
 from evaluators.evaluator import EvaluationContext
@@ -20,6 +23,7 @@ from hardware_profiles import HardwareProfile, emulator, load_profile
 from hardware_profiles.counts import COUNT_COLUMNS
 from hardware_profiles.emulator import Emulator, EmulatorError
 from hardware_profiles.emulator import installation as setup
+from hardware_profiles.events import INSTRUCTIONS
 from tests.models import quantized, small_network
 
 needs_emulator = pytest.mark.skipif(
@@ -150,7 +154,7 @@ def test_count_multiplies_with_the_kernels_of_the_core(
     assert work <= multiplies < 4 * work
     assert (of_int8["dot"] > 0) == (core == "a76")
     assert of_int8["fmla32"] == 0
-    assert machine.count(float_file).total["fmla32"] == of_float["fmla32"]
+    assert_same(machine.count(float_file).total, of_float)
 
 
 @needs_emulator
@@ -185,6 +189,31 @@ def test_one_process_serves_many_files_and_survives_a_bad_one(
         assert machine._guest.pid == process
 
 
+def assert_same(again: Mapping[str, int], once: Mapping[str, int]) -> None:
+    """The same instructions and accesses; misses but for a few of the runtime's own lines."""
+    exact = [*INSTRUCTIONS, "total", "acc"]
+    assert {name: again[name] for name in exact} == {name: once[name] for name in exact}
+    misses = [name for name in once if name not in exact]
+    assert [again[n] for n in misses] == pytest.approx([once[n] for n in misses], abs=10)
+
+
+@needs_emulator
+def test_count_is_the_same_in_every_process_whatever_was_counted_before(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    again = tmp_path / "elsewhere" / files[0].name
+    again.parent.mkdir()
+    again.write_bytes(files[0].read_bytes())
+    named = tmp_path / "named.onnx"
+    onnx.save(label(read_model(files[1])), str(named))
+    with Emulator("a76") as first, Emulator("a76") as second:
+        totals = [first.count(files[0]).total, first.count(files[1], named).total]
+        other = second.count(files[1]).total
+        assert_same(second.count(again).total, totals[0])
+        assert_same(other, totals[1])
+        assert_same(first.count(files[0]).total, totals[0])
+
+
 @needs_emulator
 def test_a_crash_or_a_hang_is_one_line_and_the_next_file_gets_a_new_process(
     files: tuple[Path, Path],
@@ -208,8 +237,6 @@ def test_a_crash_or_a_hang_is_one_line_and_the_next_file_gets_a_new_process(
 
 
 def _deadline(seconds: float) -> float:
-    import time
-
     return time.monotonic() + seconds
 
 
@@ -427,6 +454,7 @@ def test_command_prints_a_table_with_latency_and_error(
         (["{file}", "--target", "raspberry-pi-4b", "--threads", "9"], "from 1 to 4"),
         (["{file}", "--target", "raspberry-pi-4b", "--tier", "device"], "needs --device"),
         (["{file}", "--target", "x86-avx2", "--tier", "emulated"], "[counts] section"),
+        (["{file}", "--tier", "emulated", "--device", "ssh://pi@board"], "--tier must be device"),
     ],
 )
 def test_command_says_in_one_line_what_is_wrong(
@@ -436,3 +464,63 @@ def test_command_says_in_one_line_what_is_wrong(
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
+
+
+def endless(path: Path) -> Path:
+    """A file that loops for so long that nobody waits for its end."""
+    body = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Identity", ["going"], ["goes_on"]),
+            onnx.helper.make_node("Sin", ["before"], ["after"]),
+        ],
+        "body",
+        [
+            onnx.helper.make_tensor_value_info("round", onnx.TensorProto.INT64, []),
+            onnx.helper.make_tensor_value_info("going", onnx.TensorProto.BOOL, []),
+            onnx.helper.make_tensor_value_info("before", onnx.TensorProto.FLOAT, None),
+        ],
+        [
+            onnx.helper.make_tensor_value_info("goes_on", onnx.TensorProto.BOOL, []),
+            onnx.helper.make_tensor_value_info("after", onnx.TensorProto.FLOAT, None),
+        ],
+    )
+    rounds = onnx.numpy_helper.from_array(np.array(2**62, np.int64), "rounds")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Loop", ["rounds", "", "image"], ["out"], body=body)],
+        "endless",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)],
+        [rounds],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, str(path))
+    return path
+
+
+def test_command_ends_a_file_that_hangs_the_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "FIRST_RUN_S", 1.0)
+    started = time.monotonic()
+    assert main([str(endless(tmp_path / "endless.onnx")), "--tier", "analytic"]) == 2
+    assert time.monotonic() - started < 30
+    said = capsys.readouterr().err
+    assert said.startswith("error: a model must run here in 1 s an image, but ")
+    assert "endless.onnx did not end and was stopped" in said
+    assert said.count("\n") == 1
+
+
+def test_command_refuses_a_file_whose_image_size_is_dynamic(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(str(files[0]))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    path = tmp_path / "dynamic.onnx"
+    onnx.save(model, str(path))
+    assert main([str(path), "--target", "raspberry-pi-4b"]) == 2
+    said = capsys.readouterr().err
+    assert "only the batch may be dynamic, but input 'image'" in said
+    assert "x 3 x height x 16" in said
+    assert "onnxruntime.tools.make_dynamic_shape_fixed --input_name image" in said
+    assert said.count("\n") == 1

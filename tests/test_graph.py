@@ -96,7 +96,7 @@ def test_walk_says_in_one_line_what_is_wrong_when_file_is_no_model(
 def test_walk_says_what_the_runtime_says_when_the_model_cannot_run(tmp_path: Path) -> None:
     node = helper.make_node("Reshape", ["image", "shape"], ["logits"])
     fixed = helper.make_node("Constant", [], ["shape"], value_ints=[7])
-    path = save(tmp_path / "m.onnx", [fixed, node], {}, (1, "K"), (7,))
+    path = save(tmp_path / "m.onnx", [fixed, node], {}, (1, 6), (7,))
     with pytest.raises(GraphError, match="must be able to run"):
         walk(path)
 

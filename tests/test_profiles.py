@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pkgutil
 import re
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from hardware_profiles import OPS, OpShape, ProfileError, load_profile, read_profile
 from hardware_profiles import commands as command_package
 from hardware_profiles.__main__ import main
+from hardware_profiles.counts import latency_ms
 from hardware_profiles.events import COUNT_COLUMNS
 from hardware_profiles.profile import DATA, shipped_profiles
 from hardware_profiles.tables import read_counts
@@ -237,7 +239,33 @@ def test_wrong_arguments_are_one_line(
 def test_list_names_every_device(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "list")
     assert code == 0
-    assert [line.split(" ")[0].rstrip(":") for line in out.splitlines()] == [*shipped_profiles()]
+    names = [line.split(" ")[0].rstrip(":") for line in out.splitlines()]
+    assert names == [*shipped_profiles(), "host"]
+
+
+def test_command_ends_quietly_when_its_reader_has_seen_enough() -> None:
+    command = [sys.executable, "-P", "-m", "hardware_profiles", "show", "raspberry-pi-5"]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+
+
+def test_copied_profile_says_whose_coefficients_and_error_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "my-board.toml"
+    text = (DATA / "raspberry-pi-4b.toml").read_text()
+    path.write_text(text.replace('name = "raspberry-pi-4b"', 'name = "my-board"', 1))
+    counts = read_counts(COUNTS)[0].counts
+    assert "are those of raspberry-pi-4b" in latency_ms(read_profile(path), counts).how
+    assert "those of" not in latency_ms(load_profile("raspberry-pi-4b"), counts).how
 
 
 @pytest.mark.parametrize("name", [*shipped_profiles(), "host"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hardware_profiles.profile import shipped_profiles
+from hardware_profiles.profile import load_profile, shipped_profiles
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,4 +16,5 @@ def run(_args: argparse.Namespace) -> int:
     for name, profile in shipped_profiles().items():
         aliases = f" ({', '.join(profile.aliases)})" if profile.aliases else ""
         print(f"{name}{aliases}: {profile.title}")
+    print(f"host: {load_profile('host').title}, measured")
     return 0

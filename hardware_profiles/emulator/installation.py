@@ -30,6 +30,7 @@ _HERE = Path(__file__).parent
 _STAMP = "stamp.json"
 _USERLAND = ("python3", "libgomp1", "libstdc++6")
 _PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
+_ADDRESSES = "0x400000000"  # bytes set aside for the guest's memory, 16 GB; none is used yet
 _COMPILE = ("-std=gnu11", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
 
 Say = Callable[[str], None]
@@ -71,15 +72,21 @@ class Installation:
         qemu = self.folder / "qemu"
         root = self.folder / f"root-{core_name}"
         libraries = [qemu / "lib/x86_64-linux-gnu", qemu / "usr/lib/x86_64-linux-gnu"]
-        plugin: list[str] = []
+        counting: list[str] = []
+        seed: dict[str, str] = {}
         if counts is not None:
             levels = [f"cache={level.kilobytes}:{level.ways}" for level in emulated.data]
-            plugin = ["-plugin", ",".join([str(self.plugin), f"out={counts}", *levels])]
+            plugin = ",".join([str(self.plugin), f"out={counts}", *levels])
+            # Every start finds the same addresses, hashes and random bytes: counts repeat.
+            counting = ["-R", _ADDRESSES, "-seed", "1", "-plugin", plugin]
+            seed = {"PYTHONHASHSEED": "0"}
         guest = {
             "PYTHONHOME": str(root / "usr"),
             "PYTHONPATH": str(self.folder / "runtime"),
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
+            "ORT_DISABLE_TELEMETRY": "1",
+            **seed,
         }
         return [
             str(qemu / "lib64/ld-linux-x86-64.so.2"),
@@ -87,7 +94,7 @@ class Installation:
             ":".join(map(str, libraries)),
             str(qemu / "usr/bin/qemu-aarch64"),
             *("-cpu", emulated.qemu, "-L", str(root)),
-            *plugin,
+            *counting,
             *(part for name, value in guest.items() for part in ("-E", f"{name}={value}")),
             str(root / "usr/bin/python3"),
         ]
@@ -285,7 +292,7 @@ def _root(to: Path, each: Any, userland: Path) -> dict[str, Any]:
 
 def _first_start(setup: Installation) -> dict[str, Any]:
     """Starts the runtime on every core, which also leaves Python's compiled files behind."""
-    show = "import numpy, onnxruntime, platform as p; "
+    show = "import ctypes, gc, json, numpy, onnxruntime, select, platform as p; "
     show += "print(p.machine(), p.python_version(), onnxruntime.__version__, numpy.__version__)"
     for name in CORES:
         text = _run([*setup.command(name), "-c", show], f"the emulated {name} did not start")

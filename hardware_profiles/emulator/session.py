@@ -11,7 +11,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -83,6 +84,9 @@ class Emulator:
     ) -> Counted:
         """Counts one inference at batch 1 with one thread and warm caches.
 
+        The same file gives the same total in every process on this machine, whatever was
+        counted before; only the operators' counts, from a profiled run, vary a little.
+
         Args:
             model: the ONNX file.
             named: the same model with a name on every node: its operators are counted too, in
@@ -92,8 +96,7 @@ class Emulator:
         Raises:
             EmulatorError: not installed; or this file crashed it, hung, or cannot be run.
         """
-        with self._lock:
-            deadline = time.monotonic() + timeout_s
+        with self._lock, self._serving(model, timeout_s) as deadline:
             self._load(model, deadline, warm=True)
             total = self._counted(model, deadline, _MARK_START)[-1].counts
             small = total["acc"] < _WARM_ACCESSES
@@ -101,12 +104,12 @@ class Emulator:
                 total = self._counted(model, deadline, _MARK_START)[-1].counts
             if named is None:
                 return Counted(total, ())
-            profile = str(self._reports.with_name("profile"))
-            self._load(named, deadline, warm=small, profile=profile)
+            self._load(named, deadline, warm=small, profile="profile")
             reports = self._counted(model, deadline, _MARK_CLOCK)
             answer = self._ask(model, deadline, do="profile")
-            events = json.loads(Path(answer["profile"]).read_text())
-            Path(answer["profile"]).unlink()
+            written = self._reports.with_name(answer["profile"])
+            events = json.loads(written.read_text())
+            written.unlink()
         kernels = _kernels(events, reports, int(answer["start_ns"]))
         return Counted(total, _without_profiler(kernels, total))
 
@@ -118,11 +121,8 @@ class Emulator:
         Raises:
             EmulatorError: as ``count``.
         """
-        with self._lock:
-            deadline = time.monotonic() + timeout_s
-            self._ask(
-                model, deadline, do="load", model=str(model.resolve()), profile=None, warm=False
-            )
+        with self._lock, self._serving(model, timeout_s) as deadline:
+            self._load(model, deadline, warm=False)
             names = {"images": str(images.resolve()), "outputs": str(outputs.resolve())}
             self._ask(model, deadline, do="predict", **names)
 
@@ -156,6 +156,7 @@ class Emulator:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env={},
+                cwd=folder,
                 start_new_session=True,
             )
         self._answer("it started", time.monotonic() + START_SECONDS)
@@ -170,8 +171,24 @@ class Emulator:
         assert self._folder is not None
         return Path(self._folder.name) / "counts"
 
+    @contextmanager
+    def _serving(self, file: Path, timeout_s: float) -> Iterator[float]:
+        """The requests of one file, and until when they must be answered."""
+        self._start()
+        deadline = time.monotonic() + timeout_s
+        try:
+            yield deadline
+        finally:
+            if self._guest is not None:
+                self._ask(file, deadline, do="end")
+
     def _load(self, model: Path, deadline: float, warm: bool, profile: str | None = None) -> None:
-        request = {"model": str(model.resolve()), "profile": profile, "warm": warm}
+        # By the same name wherever the folder is: what is counted depends on it a little.
+        assert self._folder is not None
+        folder = Path(self._folder.name) / "in"
+        folder.unlink(missing_ok=True)
+        folder.symlink_to(model.resolve().parent)
+        request = {"model": f"in/{model.resolve().name}", "profile": profile, "warm": warm}
         self._ask(model, deadline, do="load", **request)
 
     def _counted(self, model: Path, deadline: float, mark: int) -> list[_Report]:
@@ -186,7 +203,6 @@ class Emulator:
         return reports
 
     def _ask(self, file: Path, deadline: float, **request: object) -> dict[str, Any]:
-        self._start()
         assert self._guest is not None
         assert self._guest.stdin is not None
         doing = f"it had {file.name}"
@@ -209,7 +225,13 @@ class Emulator:
         with selectors.DefaultSelector() as waiting:
             waiting.register(self._guest.stdout, selectors.EVENT_READ)
             while b"\n" not in self._said:
-                if not waiting.select(max(0.0, deadline - time.monotonic())):
+                try:
+                    answered = waiting.select(max(0.0, deadline - time.monotonic()))
+                except BaseException:
+                    # Also after Ctrl-C: the answer would come later and be taken for another's.
+                    self.close()
+                    raise
+                if not answered:
                     self._fail(doing, "it did not answer in time and was ended")
                 more = os.read(self._guest.stdout.fileno(), 65536)
                 if not more:
@@ -236,8 +258,9 @@ class Emulator:
 
     @staticmethod
     def _end(guest: subprocess.Popen[bytes]) -> None:
-        guest.kill()
-        guest.wait()
+        if guest.poll() is None:
+            os.killpg(guest.pid, signal.SIGKILL)  # with the fork that serves a file
+            guest.wait()
         for stream in (guest.stdin, guest.stdout):
             if stream is not None:
                 stream.close()
