@@ -407,6 +407,7 @@ def test_interrupted_measurement_leaves_the_device_ready_for_the_next(
 ):
     def interrupted(session, *_):
         session._process.kill()  # as ``ask`` does, in the middle of an answer
+        session._process.wait()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as during:
