@@ -58,7 +58,7 @@ from search.result import SearchResult
 from search.rungs import RUNGS
 from search.savings import MEASURE_S, SAVINGS_SHARE, Reexport, Saving, estimator, savings
 from search.sensitivity import Sensitivity, cached_sensitivity, measure_sensitivity
-from search.storage import open_storage
+from search.storage import elapsed_s, open_storage
 from search.study import Study
 from search.summary import metric_title
 from search.task import Task
@@ -74,10 +74,9 @@ from spaces.space import SearchSpace
 # Training long enough for small data to recover, short enough for large data to be searched.
 EPOCHS_LEAST, EPOCHS_MOST, IMAGES_SEEN = 6, 16, 15_000
 SENSITIVITY = "looking at the sensitivity"
-# Of the budget; once so much is spent, what is left is better spent on trials.
-PREPARATION_SHARE = 0.5
-# What is left of the preparation is for asking the teacher.
-TRAINING_SHARE = 0.4
+# Of the budget that is left at the start: when training the baseline, asking the teacher and
+# looking at the sensitivity have to be done. What is left then is better spent on trials.
+TRAINING_SHARE, TEACHER_SHARE, PREPARATION_SHARE = 0.35, 0.42, 0.6
 RESERVE_SHARE, RESERVE_LEAST_S, RESERVE_MOST_S = 0.08, 12.0, 120.0
 VERSIONED = ("torch", "onnxruntime", "onnx", "optuna", "torch-pruning", "numpy")
 
@@ -122,14 +121,14 @@ def prepare(
     folder: StudyFolder,
     told: Callable[[str, float | None], None],
     note: Callable[[str], None] = lambda _: None,
-    began: float | None = None,
+    until: Callable[[float], float | None] = lambda _: None,
 ) -> Prepared:
     """The baseline's weights, the traced network, the teacher's views: all that trials need.
 
-    ``began`` is when the budget did, on the monotonic clock; without it there is all the time.
+    ``until`` says when a share of the budget is spent, on the monotonic clock; None for never.
     """
     task, data = request.task, request.task.data
-    pace = Pace(_until(request, began, TRAINING_SHARE), lambda s, part: note(_training(s, part)))
+    pace = Pace(until(TRAINING_SHARE), lambda s, part: note(_training(s, part)))
     hardware = Hardware.detect()
     told("tracing the network", None)
     network = trace(task.build(), (data.preprocess.channels, *data.preprocess.size))
@@ -151,8 +150,9 @@ def prepare(
     teacher.load_state_dict(weights)
     told("asking the teacher", None)
     with hardware.threads(network.table.macs, settings.batch_size):
-        until = _until(request, began, PREPARATION_SHARE)
-        views = teacher_views(task, teacher, hardware, request.seed, network.last_layer, until)
+        views = teacher_views(
+            task, teacher, hardware, request.seed, network.last_layer, until(TEACHER_SHARE)
+        )
     warnings = _warnings(pace.share, len(views.labels), len(data.train))
     for warning in warnings:
         note(warning)
@@ -200,13 +200,6 @@ def prepare(
             ),
         )
     return Prepared(bench, space, sensitivity)
-
-
-def _until(request: Request, began: float | None, share: float) -> float | None:
-    """When so much of the budget is spent, on the monotonic clock; None without a budget."""
-    if began is None or request.budget_s is None:
-        return None
-    return began + share * request.budget_s
 
 
 def _training(all_s: float, share: float) -> str:
@@ -292,6 +285,7 @@ class Search:
         self._tracker = tracker
         self._tracking_uri = tracking_uri
         self._began = time.monotonic() if began is None else began
+        self._spent_s = 0.0  # before it was resumed
 
     def run(self) -> SearchResult:
         """Searches, proves, exports and reports.
@@ -299,15 +293,17 @@ class Search:
         Raises:
             SearchError: the search could not go on; what was measured is kept.
         """
+        storage = open_storage(self._request.storage, self._folder.database)
+        self._spent_s = elapsed_s(storage, self._folder.name)
         prepared = prepare(
-            self._request, self._folder, self._preparing, self._progress.note, self._began
+            self._request, self._folder, self._preparing, self._progress.note, self._until
         )
         model = None
         if prepared.sensitivity is not None:
             model = Proposer(prepared.space, prepared.sensitivity, self._request.limits).next
         study = Study(
             prepared.space,
-            open_storage(self._request.storage, self._folder.database),
+            storage,
             self._folder.name,
             metric=self._request.task.metric,
             sampler=self._request.sampler,
@@ -374,13 +370,18 @@ class Search:
 
     def _preparing(self, stage: str, fraction: float | None) -> None:
         self._progress.stage(0, stage, fraction)
-        budget_s, spent_s = self._request.budget_s, time.monotonic() - self._began
-        late = budget_s is not None and spent_s > PREPARATION_SHARE * budget_s
-        if stage == SENSITIVITY and late:
+        until = self._until(PREPARATION_SHARE)
+        if stage == SENSITIVITY and until is not None and time.monotonic() > until:
             self._progress.note(
                 "The budget leaves no time to look at the sensitivity: the sampler searches alone."
             )
             raise OutOfTimeError
+
+    def _until(self, share: float) -> float | None:
+        """When such a share of what was left of the budget is spent; None without a budget."""
+        if self._request.budget_s is None:
+            return None
+        return self._began + share * max(0.0, self._request.budget_s - self._spent_s)
 
     def _baseline(self, study: Study, bench: Workbench, clock: Clock) -> Workbench:
         """Trial 0, the untouched model; then a bench on which all else is compared with it."""

@@ -68,6 +68,16 @@ def open_storage(url: str | None, path: Path) -> optuna.storages.RDBStorage:
         ) from error
 
 
+def elapsed_s(storage: optuna.storages.BaseStorage, name: str) -> float:
+    """Seconds that a study has used; 0 where there is none yet."""
+    try:
+        study = storage.get_study_id_from_name(name)
+    except KeyError:
+        return 0.0
+    trials = storage.get_all_trials(study, deepcopy=False)
+    return max((float(trial.user_attrs["elapsed_s"]) for trial in trials), default=0.0)
+
+
 class StoredStudy:
     """The finished trials of one study in a storage."""
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import optuna
 import pytest
 from networks import IMAGE, Residual, seeded
 from test_train import CPU, task_of
 
-from search.app import poor_baseline
+from search.app import Search, poor_baseline
 from search.pace import STEPS, Pace
+from search.storage import elapsed_s
 from search.teacher import VIEWS, affordable, baseline_weights, teacher_views
 
 
@@ -133,3 +135,23 @@ def test_baseline_that_learned_nothing_is_told(
         assert "--weights" in found[0]
     better = np.where(np.arange(100) == 80, 1, 0)  # one of 25 found: by chance, perhaps
     assert poor_baseline(bench, better)  # type: ignore[arg-type]
+
+
+def test_resumed_search_prepares_in_a_share_of_what_is_left() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    assert elapsed_s(storage, "cells") == 0
+    study = optuna.create_study(storage=storage, study_name="cells")
+    assert elapsed_s(storage, "cells") == 0
+    for used_s in (100.0, 240.0):
+        trial = optuna.trial.create_trial(value=1.0, user_attrs={"elapsed_s": used_s})
+        study.add_trial(trial)
+    assert elapsed_s(storage, "cells") == 240
+    request = SimpleNamespace(budget_s=480.0)
+    search = Search(request, *[None] * 3, began=1000.0)  # type: ignore[arg-type]
+    assert search._until(0.5) == 1240
+    search._spent_s = 240.0
+    assert search._until(0.5) == 1120
+    search._spent_s = 500.0
+    assert search._until(0.5) == 1000
+    request.budget_s = None
+    assert search._until(0.5) is None
