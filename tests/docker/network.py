@@ -7,22 +7,23 @@ which needs root.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 PREFIX = "10.88.77"  # seen inside these namespaces only
+FILES = Path("/etc/netns")  # where ip looks for a namespace's own /etc/hosts
 
 
 class Network:
     """Services by name, as compose makes them known to each other."""
 
-    def __init__(self, names: Sequence[str], hosts: Path) -> None:
-        """Writes the addresses of all names to ``hosts``, in the format of /etc/hosts."""
+    def __init__(self, names: Sequence[str]) -> None:
         self._id = f"search{os.getpid()}"
         self._addresses = {name: f"{PREFIX}.{number + 1}" for number, name in enumerate(names)}
         lines = [f"{address} {name}\n" for name, address in self._addresses.items()]
-        hosts.write_text("".join(["127.0.0.1 localhost\n", *lines]))
+        hosts = "".join(["127.0.0.1 localhost\n", *lines])
         self._spaces: list[str] = []
         switch = self._space("switch")
         _ip(switch, "link add bridge type bridge")
@@ -30,6 +31,8 @@ class Network:
         _ip(switch, "link set bridge up")
         for number, (name, address) in enumerate(self._addresses.items()):
             space = self._space(name)
+            (FILES / space).mkdir(parents=True)
+            (FILES / space / "hosts").write_text(hosts)
             _ip(switch, f"link add port{number} type veth peer name eth0 netns {space}")
             _ip(switch, f"link set port{number} master bridge up")
             _ip(space, f"addr add {address}/24 dev eth0")
@@ -43,6 +46,7 @@ class Network:
     def close(self) -> None:
         for space in self._spaces:
             subprocess.run(["ip", "netns", "del", space], check=True)
+            shutil.rmtree(FILES / space, ignore_errors=True)
 
     def _space(self, name: str) -> str:
         space = f"{self._id}-{name}"

@@ -39,7 +39,7 @@ class Services:
         self.content: dict[str, dict[str, Any]] = resolved["services"]
         self._image = image
         self._folder = folder
-        self._network = Network(list(self.content), folder / "hosts")
+        self._network = Network(list(self.content))
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str) -> None:
@@ -138,7 +138,7 @@ class Services:
     ) -> list[str]:
         service = self.content[name]
         given = service["environment"] if environment is None else environment
-        volumes = {self._folder / "hosts": "/etc/hosts", self.volume(f"tmp-{name}"): "/tmp"}
+        volumes = {self.volume(f"tmp-{name}"): "/tmp"}
         for volume in service.get("volumes", []):
             source, place = volume.split(":")
             volumes[self.volume(source)] = place
