@@ -31,6 +31,7 @@ ASKS_PER_TRIAL = 20  # rejected and repeated plans are free, within bounds
 FAILURES_IN_A_ROW = 5
 DISK_PAUSE_S = 2.0
 FINALS_SHARE = 0.15  # of the budget, at most, is kept for finalists
+SIMPLE_SHARE = 0.5  # of what is left, at most, is for one simple baseline
 
 
 # A plan that was thought out starts with a short training, a sampler's with none.
@@ -145,14 +146,14 @@ class Driver:
             rung = LAST if simple else FIRST[ask.origin.split(":")[0]]
             # What is not trained at all does not move the front.
             needed_s = self._experience.expected_s(ask.plan, RUNGS[max(rung, SHORT)].share)
-            if simple and needed_s > self._clock.left_s:
+            if simple and needed_s > SIMPLE_SHARE * self._clock.left_s:
                 self._progress.note(
-                    f"The budget leaves no time to train {words.origin(ask.origin)}, about "
-                    f"{words.duration(needed_s)}: it is left out."
+                    f"To train {words.origin(ask.origin)} would take about "
+                    f"{words.duration(needed_s)}, most of what the budget leaves: it is left out."
                 )
                 self._study.drop(ask)
                 continue
-            if needed_s + self._kept_s() > self._clock.left_s:
+            if not simple and needed_s + self._kept_s() > self._clock.left_s:
                 self._waiting = ask
                 return "budget"
             number = self._next_number
@@ -179,10 +180,13 @@ class Driver:
         if done >= MOST_AGAIN:
             return []
         busy = self._broken | set(self._again)
+        most_s = self._clock.left_s
+        if self._clock.budget_s is not None:
+            most_s = min(most_s, FINALS_SHARE * self._clock.budget_s)
         return [
             trial
             for trial in finalists(self._study.finished, self._max_drop)
-            if trial.number not in busy and self._again_s(trial) <= self._clock.left_s
+            if trial.number not in busy and self._again_s(trial) <= most_s
         ]
 
     def _again_s(self, trial: Trial) -> float:

@@ -412,6 +412,14 @@ def test_budget_keeps_time_for_finalists() -> None:
     assert len(study.trials) > len(again)
 
 
+def test_no_finalist_is_trained_again_before_the_search_has_had_its_turn() -> None:
+    """Plain int8 takes most of the time that is left, but for a while finalists would not."""
+    study, backend = finals(120.0, trials=None)
+    first = next((n for n, (_, job) in enumerate(backend.jobs) if job.training), None)
+    origins = [study.trials[ticket].origin for ticket, _ in backend.jobs[:first]]
+    assert any(origin.startswith("sampler") for origin in origins)
+
+
 def test_simple_plan_that_would_take_too_long_is_left_out_and_told() -> None:
     study, told, notes = study_of(), Told(), list[str]()
     told.note = notes.append  # type: ignore[method-assign]
