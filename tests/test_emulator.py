@@ -189,6 +189,34 @@ def test_one_process_serves_many_files_and_survives_a_bad_one(
         assert machine._guest.pid == process
 
 
+def test_counts_of_a_file_are_kept_by_its_content(tmp_path: Path) -> None:
+    stamp = tmp_path / "emulator" / "installed" / "stamp.json"
+    stamp.parent.mkdir(parents=True)
+    stamp.write_text(json.dumps({"versions": {"onnxruntime": "1"}}))
+    installed = setup.Installation(tmp_path / "emulator")
+    file, copy = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    for path in (file, copy):
+        path.write_bytes(b"model")
+    counted = []
+
+    def count() -> emulator.Counted:
+        counted.append(len(counted))
+        kernel = emulator.KernelCounts({"name": "conv", "args": {"op_name": "Conv"}}, {"total": 5})
+        return emulator.Counted({"total": 7 + counted[-1]}, (kernel,))
+
+    first = emulator.kept(installed, "a72", file, count)
+    assert emulator.kept(installed, "a72", copy, count) == first
+    assert counted == [0]
+    assert emulator.kept(installed, "a76", file, count).total == {"total": 8}
+    file.write_bytes(b"another")
+    assert emulator.kept(installed, "a72", file, count).total == {"total": 9}
+    stamp.write_text(json.dumps({"versions": {"onnxruntime": "2"}}))
+    assert emulator.kept(installed, "a72", copy, count).total == {"total": 10}
+    for path in (tmp_path / "counts").iterdir():
+        path.write_text("half writ")
+    assert emulator.kept(installed, "a72", copy, count).total == {"total": 11}
+
+
 def assert_same(again: Mapping[str, int], once: Mapping[str, int]) -> None:
     """The same instructions and accesses; misses but for a few of the runtime's own lines."""
     exact = [*INSTRUCTIONS, "total", "acc"]
@@ -307,6 +335,8 @@ def test_evaluator_falls_back_to_shapes_and_says_so_when_the_emulator_fails(
 
     warn_once.cache_clear()
     monkeypatch.setattr(emulator, "shared", lambda _core: Broken())
+    monkeypatch.setattr(emulator, "find", lambda: None)
+    monkeypatch.setattr(emulator, "kept", lambda *given: given[-1]())
     given = context(load_profile("raspberry-pi-4b"), tmp_path)
     for _ in range(2):
         (found,) = latency_emulated.EVALUATOR.evaluate(files[0], given)
