@@ -159,13 +159,14 @@ class Bench:
         Driver(
             study,
             InlineBackend(runner),
-            lambda ask, rung, checkpoint: Job(ask.plan, RUNGS[rung].share, True, checkpoint),
+            lambda plan, rung, checkpoint: Job(plan, RUNGS[rung].share, True, checkpoint),
             Clock(None, 0.0, 0.0),
             trials,
             Watch(),
             NullTracker(),
             Path(),
             LIMITS.max_drop,
+            lambda plan: self.space.table(plan).macs,
         ).run()
         return course
 
