@@ -74,6 +74,7 @@ from spaces.space import SearchSpace
 # Training long enough for small data to recover, short enough for large data to be searched.
 EPOCHS_LEAST, EPOCHS_MOST, IMAGES_SEEN = 6, 16, 15_000
 SENSITIVITY = "looking at the sensitivity"
+PACE_SHARE = 0.1  # of the look at the sensitivity, after which its pace is known
 # Of the budget that is left at the start: when training the baseline, asking the teacher and
 # looking at the sensitivity have to be done. What is left then is better spent on trials.
 TRAINING_SHARE, TEACHER_SHARE, PREPARATION_SHARE = 0.35, 0.42, 0.6
@@ -286,6 +287,7 @@ class Search:
         self._tracking_uri = tracking_uri
         self._began = time.monotonic() if began is None else began
         self._spent_s = 0.0  # before it was resumed
+        self._looking: tuple[float, float] | None = None  # since when, and the share done then
 
     def run(self) -> SearchResult:
         """Searches, proves, exports and reports.
@@ -371,11 +373,21 @@ class Search:
     def _preparing(self, stage: str, fraction: float | None) -> None:
         self._progress.stage(0, stage, fraction)
         until = self._until(PREPARATION_SHARE)
-        if stage == SENSITIVITY and until is not None and time.monotonic() > until:
+        if stage == SENSITIVITY and until is not None and self._looking_ends(fraction) > until:
             self._progress.note(
                 "The budget leaves no time to look at the sensitivity: the sampler searches alone."
             )
             raise OutOfTimeError
+
+    def _looking_ends(self, fraction: float | None) -> float:
+        """When the look at the sensitivity ends at its pace so far; now, where that is unknown."""
+        now, done = time.monotonic(), fraction or 0.0
+        if self._looking is None:
+            self._looking = now, done
+        since, from_done = self._looking
+        if done - from_done < PACE_SHARE:
+            return now
+        return now + (now - since) * (1 - done) / (done - from_done)
 
     def _until(self, share: float) -> float | None:
         """When such a share of what was left of the budget is spent; None without a budget."""

@@ -361,6 +361,8 @@ def _headline(result: SearchResult) -> str:
 
 
 def _proof(result: SearchResult, winner: Finalist) -> str:
+    if not winner.trial.plan.settings:
+        return "Nothing has to be proved: it is what every drop is counted from."
     bound, metric = winner.bound, metric_title(result.metric)
     seen = f"on {bound.images:,} test images its {metric} {words.shown(bound)}"
     limit = f"the limit is {words.points(result.limits.max_drop)}"

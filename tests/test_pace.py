@@ -13,7 +13,8 @@ import pytest
 from networks import IMAGE, Residual, seeded
 from test_train import CPU, task_of
 
-from search.app import Search, poor_baseline
+from search.app import SENSITIVITY, Search, poor_baseline
+from search.clock import OutOfTimeError
 from search.pace import STEPS, Pace
 from search.storage import elapsed_s
 from search.teacher import VIEWS, affordable, baseline_weights, teacher_views
@@ -155,3 +156,30 @@ def test_resumed_search_prepares_in_a_share_of_what_is_left() -> None:
     assert search._until(0.5) == 1000
     request.budget_s = None
     assert search._until(0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("step_s", "looks"),
+    [(1.0, 20), (11.9, 20), (12.5, 4), (300.0, 1)],
+)
+def test_sensitivity_that_cannot_end_in_time_is_given_up_early(
+    monkeypatch: pytest.MonkeyPatch, step_s: float, looks: int
+) -> None:
+    """Twenty looks of so many seconds; 240 seconds of a budget of 400 are for preparing."""
+    notes: list[str] = []
+    progress = SimpleNamespace(stage=lambda *_: None, note=notes.append)
+    request = SimpleNamespace(budget_s=400.0)
+    search = Search(request, None, progress, None, began=0.0)  # type: ignore[arg-type]
+    clock = Clock(step_s)
+    monkeypatch.setattr("search.app.time.monotonic", lambda: clock.now_s)
+    done = 0
+    try:
+        for done in range(1, 21):
+            clock()
+            search._preparing(SENSITIVITY, done / 20)
+        assert notes == []
+    except OutOfTimeError:
+        assert notes == [
+            "The budget leaves no time to look at the sensitivity: the sampler searches alone."
+        ]
+    assert done == looks

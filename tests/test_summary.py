@@ -258,6 +258,7 @@ def test_summary_is_honest_when_nothing_simple_or_nothing_new_wins():
     assert "it is itself the strongest simple" in " ".join(summary(same).split())
     untouched = replace(result, winner=replace(result.winner, trial=result.baseline))
     assert "The untouched model is delivered" in summary(untouched)
+    assert "Nothing has to be proved" in summary(untouched)
     assert simple_of(alone) is None
     assert winner_of(untouched).trial is result.baseline
 
