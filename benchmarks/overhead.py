@@ -31,6 +31,7 @@ def main() -> int:
         return report(args.study)
     with tempfile.TemporaryDirectory() as folder:
         command = f"-m search --target arm --max-drop 0.03 --study overhead --budget {args.budget}"
+        command += " --no-cache"
         subprocess.run(
             [sys.executable, *command.split(), "--output", folder],
             check=True,

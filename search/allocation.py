@@ -9,6 +9,7 @@ out is mended with exact latencies.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -54,6 +55,8 @@ class Unit:
 
 
 Assignment = tuple[int, ...]  # index of the choice of each unit
+# An operator, the layer whose bits it runs in, choices of the units it depends on, input size.
+_Surroundings = tuple[int, str | None, tuple[int, ...], Size | None]
 
 
 class Allocator:
@@ -69,15 +72,30 @@ class Allocator:
         self._space = space
         self._importance = sensitivity.importance
         self.units = units_of(space, sensitivity)
-        scale = weights or {}
-        self._losses = [
-            np.array([c.loss for c in u.choices]) * scale.get(u.name, 1.0) for u in self.units
-        ]
+        self._weigh(weights or {})
         self._row_ms = lru_cache(maxsize=None)(self._exact_row_ms)
         self._latency_ms: Callable[[Assignment], float] = lru_cache(maxsize=100_000)(
             self._exact_latency_ms
         )
         self._rows = [(i, row, row.module + ".") for i, row in enumerate(space.network.table.rows)]
+        self._owners = {la: i for i, u in enumerate(self.units) for la in u.layers}
+        self._groups = {u.name: i for i, u in enumerate(self.units) if u.kind == "group"}
+        self._changes_ms = lru_cache(maxsize=256)(self._exact_changes_ms)
+        self._involved = lru_cache(maxsize=None)(self._units_of_row)
+        self._priced = lru_cache(maxsize=200_000)(self._prices_of)
+        self._fastest = lru_cache(maxsize=1)(self._find_fastest)
+
+    def weighted(self, weights: Mapping[str, float]) -> Allocator:
+        """The same with each unit's losses scaled; what is known of latencies is shared."""
+        found = copy.copy(self)
+        found._weigh(weights)
+        return found
+
+    def _weigh(self, weights: Mapping[str, float]) -> None:
+        self._losses = [
+            np.array([c.loss for c in u.choices]) * weights.get(u.name, 1.0) for u in self.units
+        ]
+        self._values: list[list[float]] = [losses.tolist() for losses in self._losses]
 
     @property
     def untouched(self) -> Assignment:
@@ -90,7 +108,7 @@ class Allocator:
 
     def loss(self, assignment: Assignment) -> float:
         """Modeled loss: the sum over the units."""
-        return float(sum(losses[i] for losses, i in zip(self._losses, assignment, strict=True)))
+        return sum(map(list.__getitem__, self._values, assignment))
 
     def fastest_ms(self) -> float:
         """Latency when every unit takes what alone is fastest."""
@@ -194,6 +212,79 @@ class Allocator:
             total += self._row_ms(number, *widths, before, size)
         return total
 
+    def _exact_changes_ms(self, around: Assignment) -> list[list[float]]:
+        """For each unit and choice the ``latency_ms`` when that alone is changed.
+
+        Only rows that a change touches are priced again, and only in surroundings that were not
+        met before.
+        """
+        chosen = [u.choices[i] for u, i in zip(self.units, around, strict=True)]
+        gone = tuple(u.name + "." for u, c in zip(self.units, chosen, strict=True) if c.removed)
+        size = next((c.size for c in chosen if c.size), None)
+        prices: list[float] = []
+        touched: list[list[int]] = [[] for _ in self.units]  # places in prices
+        keys: list[list[_Surroundings]] = [[] for _ in self.units]
+        source: str | None = None  # the layer whose bits a row runs in
+        for number, row, inside in self._rows:
+            if gone and inside.startswith(gone):
+                continue
+            source = row.layer or source
+            involved = self._involved(number, source)
+            place, choices = len(prices), tuple([around[index] for index in involved])
+            key = (number, source, choices, size)
+            prices.append(self._priced(key, None)[0])
+            for index in involved:
+                touched[index].append(place)
+                keys[index].append(key)
+        found = []
+        for index, unit in enumerate(self.units):
+            if unit.kind not in ("group", "layer"):
+                options = range(len(unit.choices))
+                others = [(*around[:index], c, *around[index + 1 :]) for c in options]
+                found.append([self.latency_ms(other) for other in others])
+                continue
+            rows = [self._priced(key, index) for key in keys[index]]
+            totals = []
+            for choice in range(len(unit.choices)):
+                changed = prices.copy()
+                for place, row_ms in zip(touched[index], rows, strict=True):
+                    changed[place] = row_ms[choice]
+                totals.append(sum(changed))
+            found.append(totals)
+        return found
+
+    def _units_of_row(self, number: int, source: str | None) -> tuple[int, ...]:
+        """Units whose choice can change an operator's price; blocks and inputs apart."""
+        row = self._space.network.table.rows[number]
+        named = [name for name, _ in (*row.in_width.factors, *row.out_width.factors)]
+        found = {self._groups[name] for name in named if name in self._groups}
+        if source in self._owners:
+            found.add(self._owners[source])
+        return tuple(sorted(found))
+
+    def _prices_of(self, key: _Surroundings, varied: int | None) -> list[float]:
+        """An operator's price for each choice of one of its units; as it stands for None."""
+        number, source, choices, size = key
+        involved = self._involved(number, source)
+        row = self._space.network.table.rows[number]
+        now = dict(zip(involved, choices, strict=True))
+        options = [now] if varied is None else [
+            {**now, varied: choice} for choice in range(len(self.units[varied].choices))
+        ]  # fmt: skip
+        found = []
+        for option in options:
+            kept, bits = dict(self._space.network.table.channels), 32
+            for index, number_of_choice in option.items():
+                unit = self.units[index]
+                choice = unit.choices[number_of_choice]
+                if choice.channels is not None:
+                    kept[unit.name] = choice.channels
+                if source in unit.layers and choice.bits is not None:
+                    bits = choice.bits
+            widths = row.in_width.at(kept), row.out_width.at(kept)
+            found.append(self._row_ms(number, *widths, bits, size))
+        return found
+
     def _exact_row_ms(
         self, number: int, in_channels: int, out_channels: int, bits: int, size: Size | None
     ) -> float:
@@ -202,7 +293,7 @@ class Allocator:
         shape = row.shape_of(in_channels, out_channels)
         return self._space.profile.cost(row.op, shape, bits)
 
-    def _fastest(self) -> Assignment:
+    def _find_fastest(self) -> Assignment:
         """Choice by choice what is fastest, with the choices before it made."""
         current = list(self.untouched)
         for _ in range(2):
@@ -217,13 +308,8 @@ class Allocator:
     def _solve_additive(self, around: Assignment, aim_ms: float) -> Assignment:
         """Dynamic program with each choice's latency taken while all else stays as it is."""
         base = self.latency_ms(around)
-        costs: list[NDArray[np.float64]] = []
-        for index, unit in enumerate(self.units):
-            cost = [
-                self.latency_ms((*around[:index], c, *around[index + 1 :])) - base
-                for c in range(len(unit.choices))
-            ]
-            costs.append(np.array(cost) - min(cost))
+        found = [np.array(changed) - base for changed in self._changes_ms(around)]
+        costs = [cost - cost.min() for cost in found]
         # The sum over the units of the cost above its least; what is left of the base is fixed.
         fixed = base - sum(c[i] for c, i in zip(costs, around, strict=True))
         room = max(aim_ms - fixed, 0.0)
@@ -250,16 +336,19 @@ class Allocator:
     ) -> Assignment | None:
         """The single change with the best exchange of loss for latency; None where none helps."""
         before_ms, before = self.latency_ms(current), self.loss(current)
+        changes = self._changes_ms(current)
         best, best_rate = None, 0.0
-        for index, unit in enumerate(self.units):
-            for choice in range(len(unit.choices)):
+        for index, values in enumerate(self._values):
+            for choice in range(len(values)):
                 if choice == current[index]:
+                    continue
+                if not faster and values[choice] >= values[current[index]]:
                     continue
                 candidate = (*current[:index], choice, *current[index + 1 :])
                 lost = self.loss(candidate) - before
                 if not faster and lost >= 0:
                     continue
-                saved_ms = before_ms - self.latency_ms(candidate)
+                saved_ms = before_ms - changes[index][choice]
                 if faster and saved_ms > 1e-9:
                     rate = saved_ms / max(lost, 1e-9)
                 elif not faster and before_ms - saved_ms <= limit_ms:

@@ -13,6 +13,7 @@ import platform
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -71,15 +72,13 @@ def bench_parts(bench: Workbench, backend: str, resources: Resources) -> Mapping
 
 def job_key(parts: Mapping[str, str], job: Job) -> str:
     """64 hex digits that stand for everything that decides about a job's outcome."""
-    of = {
-        **parts,
+    content = {
         "plan": job.plan.to_json(),
-        "epochs": job.epochs,
-        "constrained": job.constrained,
-        "training": job.training,
         "checkpoint": None if job.checkpoint is None else file_sha256(job.checkpoint),
+        "exported": None,  # an answer from here
     }
-    return _digest(of)
+    plain = {f.name: getattr(job, f.name) for f in fields(job) if f.name not in content}
+    return _digest({**parts, "job": plain | content})
 
 
 def _digest(value: Any) -> str:

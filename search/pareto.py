@@ -7,6 +7,7 @@ stands for is the caller's ``payload``.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isnan
@@ -216,6 +217,30 @@ def ranks(losses: ArrayLike, violations: ArrayLike) -> NDArray[np.int64]:
 
 
 def _front_of_each(array: NDArray[np.float64]) -> NDArray[np.int64]:
+    return _fronts_of_two(array) if array.shape[1] == 2 else _peeled(array)
+
+
+def _fronts_of_two(array: NDArray[np.float64]) -> NDArray[np.int64]:
+    """With two losses a sweep by the first does: O(n log n) (Jensen, IEEE TEC 7(5), 2003).
+
+    A front is dominated by nothing that comes after it in the sweep, and dominates a new point
+    when its least second loss so far is at most the point's.
+    """
+    front = np.empty(len(array), dtype=np.int64)
+    least: list[float] = []  # second loss of each front, ascending
+    before: tuple[float, float] | None = None
+    at = 0
+    for index in np.lexsort((array[:, 1], array[:, 0])).tolist():
+        point = (float(array[index, 0]), float(array[index, 1]))
+        if point != before:  # equal points share their front
+            at = bisect.bisect_right(least, point[1])
+            least[at : at + 1] = [point[1]]
+        front[index] = at
+        before = point
+    return front
+
+
+def _peeled(array: NDArray[np.float64]) -> NDArray[np.int64]:
     """Fronts peeled off one by one, from one matrix of who dominates whom."""
     no_worse = np.all(array[:, np.newaxis] <= array[np.newaxis], axis=2)
     dominates = no_worse & ~no_worse.T

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from search.allocation import Allocator
+from search.allocation import Allocator, Assignment
 from search.correction import correct
 from search.limits import Limits
 from search.sensitivity import Sensitivity
@@ -30,9 +30,9 @@ class Proposer:
 
     def __init__(self, space: SearchSpace, sensitivity: Sensitivity, limits: Limits) -> None:
         self._space = space
-        self._sensitivity = sensitivity
         self._limits = limits
         self._prior = Allocator(space, sensitivity)
+        self._seen: dict[str, tuple[float, Assignment]] = {}
         # Nothing slower is of use; where nothing is so fast, the fastest plan shows by how much.
         self._ceiling_ms = limits.max_latency_ms or math.inf
 
@@ -64,9 +64,8 @@ class Proposer:
             turn = origins.count("model")
             aims = (self._halving, self._pressing, self._filling)
             aim_ms = aims[turn % len(aims)](finished, latencies)
-            found = correct(self._prior.units, finished, lambda t: self._prior.assignment(t.plan))
-            weights = found.weights if found else {}
-            allocator = Allocator(self._space, self._sensitivity, weights)
+            found = correct(self._prior.units, finished, lambda t: self._looked_at(t)[1])
+            allocator = self._prior.weighted(found.weights if found else {})
             origin = "model"
         aim_ms = min(aim_ms, self._ceiling_ms)
         for attempt in range(TRIES):
@@ -79,7 +78,15 @@ class Proposer:
 
     def _modeled_ms(self, trial: Trial) -> float:
         """The model's own latency of a trial's plan: aims and solutions are in its terms."""
-        return self._space.table(trial.plan).latency_ms(self._space.profile)
+        return self._looked_at(trial)[0]
+
+    def _looked_at(self, trial: Trial) -> tuple[float, Assignment]:
+        """A plan's modeled latency and nearest assignment; each plan is looked at once."""
+        plan = trial.plan
+        if plan.plan_id not in self._seen:
+            latency_ms = self._space.table(plan).latency_ms(self._space.profile)
+            self._seen[plan.plan_id] = latency_ms, self._prior.assignment(plan)
+        return self._seen[plan.plan_id]
 
     def _halving(self, finished: Sequence[Trial], latencies: Mapping[int, float]) -> float:
         """Halfway, in the logarithm, between the fastest feasible and the slowest beyond it."""

@@ -7,6 +7,7 @@ is nothing to repair after a crash, and a sampler's questions never wait for a d
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import uuid
@@ -27,7 +28,7 @@ from evaluators import Evaluation
 from search.errors import StudyError
 from search.finals import best_training
 from search.rungs import Seen
-from search.samplers import make_sampler
+from search.samplers import make_memory, make_sampler
 from search.storage import StoredStudy
 from search.trial import Trial
 from spaces import CompressionPlan
@@ -36,10 +37,15 @@ from spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
-STUDY_VERSION = 4
+STUDY_VERSION = 5
 WORST_ACCURACY = 0.0
+VIOLATION = "violation"  # all that is exceeded, added up; else the least that is left
+_NOT_KEPT = ("fixed_params", "tpe:")  # of Optuna's own: parameters of trials under way
 # One ask in so many is the sampler's, the others are the model's; first it gets to see some.
 SAMPLER_EVERY, SAMPLER_FROM = 4, 10
+# A question to the model takes tenths of a second. By then it has said what it has to say.
+MODEL_UNTIL = 400  # trials
+MODELED_AT_ONCE = 8  # of its plans; more at a time would only crowd around the same aims
 
 
 # From the finished trials, and the plans under way with their origins, to a plan and its origin.
@@ -89,7 +95,9 @@ class Study:
         self._distributions = {d.name: _distribution(d) for d in space.dimensions}
         self._proposals: list[tuple[CompressionPlan, str]] = []
         self._asks = 0
-        self._memory = optuna.create_study(directions=["maximize", "minimize"])
+        self._memory = optuna.create_study(
+            storage=make_memory(sampler), directions=["maximize", "minimize"]
+        )
         self._stored = StoredStudy(storage, name, owner, note)
         self.trials: list[Trial] = []
         self.trainings: dict[int, list[Trial]] = {}  # by trial, but for each one's first
@@ -125,10 +133,8 @@ class Study:
             self._memory.enqueue_trial(self._space.encode(plan))
             return Ask(plan, origin, self._memory.ask(self._distributions))
         modeled = None
-        if self._model is not None and (
-            self._asks < SAMPLER_FROM or self._asks % SAMPLER_EVERY != 0
-        ):
-            running = [(ask.plan, ask.origin) for ask in self._running.values()]
+        running = [(ask.plan, ask.origin) for ask in self._running.values()]
+        if self._model is not None and self._is_models_turn(running):
             modeled = self._model(self.trials, running)
         if modeled is not None:
             plan, origin = modeled
@@ -137,6 +143,13 @@ class Study:
         handle = self._memory.ask(self._distributions)
         params: Mapping[str, ParamValue] = handle.params
         return Ask(self._space.decode(params), f"sampler:{self._sampler}", handle)
+
+    def _is_models_turn(self, running: Sequence[tuple[CompressionPlan, str]]) -> bool:
+        if len(self.trials) >= MODEL_UNTIL:
+            return False
+        if sum(origin in ("warm", "model") for _, origin in running) >= MODELED_AT_ONCE:
+            return False
+        return self._asks < SAMPLER_FROM or self._asks % SAMPLER_EVERY != 0
 
     def known(self, ask: Ask) -> Trial | None:
         """The finished trial of the same plan, if there is one."""
@@ -192,9 +205,23 @@ class Study:
         return tuple(found)
 
     def _store(self, frozen: FrozenTrial, attributes: Mapping[str, Any]) -> None:
-        kept = {**attributes, "asks": self._asks, "key": uuid.uuid4().hex}
-        frozen.user_attrs = {**frozen.user_attrs, **kept}
-        self._stored.add(frozen)
+        # Of Optuna's parameters and attributes each takes two or three statements: few are kept.
+        asked = {"asks": self._asks, "params": frozen.params}
+        kept = {**attributes, "asked": asked, "key": uuid.uuid4().hex}
+        stored = copy.copy(frozen)
+        stored.params, stored.distributions = {}, {}
+        own = frozen.system_attrs.items()
+        stored.system_attrs = {k: v for k, v in own if not k.startswith(_NOT_KEPT)}
+        stored.user_attrs = {**frozen.user_attrs, **kept}
+        self._stored.add(stored)
+
+    def _as_told(self, stored: FrozenTrial) -> FrozenTrial:
+        """A stored trial as the sampler has seen it."""
+        told = copy.copy(stored)
+        told.params = stored.user_attrs["asked"]["params"]
+        told.distributions = self._distributions
+        told.user_attrs = {}
+        return told
 
     def _tell_sampler(self, ask: Ask, trial: Trial) -> FrozenTrial:
         """A rejected plan is told with the worst accuracy and its violation, so that the
@@ -203,8 +230,10 @@ class Study:
         if trial.state == "failed":
             return self._memory.tell(ask.handle, state=TrialState.FAIL)
         assert trial.evaluation is not None
-        for name, excess in trial.violations.items():
-            ask.handle.set_constraint(name, excess)
+        if trial.violations:
+            # In one: a rejected plan has fewer than others, and GP needs as many of each.
+            broken = sum(max(excess, 0.0) for excess in trial.violations.values())
+            ask.handle.set_constraint(VIOLATION, broken or max(trial.violations.values()))
         accuracy = WORST_ACCURACY
         if trial.state == "complete":
             accuracy = trial.evaluation.value(self._metric)
@@ -219,9 +248,9 @@ class Study:
         for each in frozen:
             if "trial" in each.user_attrs:
                 self._remember(trial_from_json(each.user_attrs["trial"]))
-            self._asks = max(self._asks, each.user_attrs["asks"])
+            self._asks = max(self._asks, each.user_attrs["asked"]["asks"])
             self.elapsed_s = max(self.elapsed_s, each.user_attrs["elapsed_s"])
-        self._memory.add_trials(frozen)
+            self._memory.add_trial(self._as_told(each))
 
     def _without_trainings(self, frozen: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Remembers the trainings of finalists; what is left was asked for."""

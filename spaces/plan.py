@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -36,7 +37,7 @@ class CompressionPlan:
     def __reduce__(self) -> tuple[Any, ...]:
         return (CompressionPlan, (dict(self.settings),))
 
-    @property
+    @cached_property
     def plan_id(self) -> str:
         """Twelve hex digits of the SHA-256 of the canonical JSON."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))

@@ -361,6 +361,7 @@ def test_changed_job_changes_the_key(tmp_path: Path) -> None:
         Job(PLAN, 1.0, False),
         Job(PLAN, 1.0, True, first),
         Job(PLAN, 1.0, True, second),
+        Job(PLAN, 1.0, training=1),
     ]
     assert len({job_key({}, job) for job in jobs}) == len(jobs)
     second.write_bytes(b"1")

@@ -308,6 +308,16 @@ def test_interrupted_search_exports_the_best_so_far(
     assert "Traceback" not in err
 
 
+def test_plans_of_an_earlier_search_cost_nothing_and_are_told_as_cached(
+    place: Place, interrupted: tuple[int, str, str]
+) -> None:
+    _, _, err = interrupted
+    assert re.search(r"trial 1 \(.*\) complete, cached: ", err), err
+    mine, theirs = place.trials("two")[1], place.trials("one")[1]
+    assert set(mine["stages"]) == {"cached"}
+    assert {**mine, "stages": None} == {**theirs, "stages": None}
+
+
 def test_store_that_is_away_is_said_and_its_password_is_nowhere(
     place: Place, interrupted: tuple[int, str, str]
 ) -> None:

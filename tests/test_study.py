@@ -11,6 +11,8 @@ import pytest
 from fakes import figures, outcome, space_of
 from optuna.trial import TrialState
 
+from evaluators import Evaluation, Measurement
+from search import samplers
 from search.baselines import simple_plans
 from search.errors import StudyError
 from search.limits import Limits
@@ -86,6 +88,61 @@ def test_resumed_study_asks_for_the_same_plans(
             part.ask()
     assert asked == expected
     assert [trial_to_json(t) for t in part.trials] == [trial_to_json(t) for t in whole.trials]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_sampler_that_is_shown_a_part_goes_on_the_same(
+    sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samplers, "SHOWN_BEST", 6)
+    monkeypatch.setattr(samplers, "SHOWN_LATEST", 6)
+    monkeypatch.setattr(samplers, "_RANKED_EVERY", 5)
+    until = 34 if sampler == "tpe" else 15
+    expected = go_on(make(memory(), sampler), until, MAYBE_SMALL)
+    opened = file(tmp_path)
+    asked = go_on(make(opened(), sampler), until // 2, MAYBE_SMALL)
+    assert asked + go_on(make(opened(), sampler), until, MAYBE_SMALL) == expected
+
+
+def test_sampler_is_shown_the_best_and_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "SHOWN_BEST", 3)
+    monkeypatch.setattr(samplers, "SHOWN_LATEST", 4)
+    monkeypatch.setattr(samplers, "_RANKED_EVERY", 4)
+    study = make(memory(), "tpe")
+    ask = study.ask()
+    for number in range(20):  # ever worse, but for the one in the middle, which breaks a limit
+        figured = {"accuracy": 0.9 - number / 100, "latency_ms": 1.0 + number}
+        if number == 10:
+            figured = {"accuracy": 1.0, "latency_ms": 0.1}
+        evaluation = Evaluation.of(
+            [Measurement(n, v, "", "estimated", "made up") for n, v in figured.items()]
+        )
+        broken = {"size_bytes": 0.1 if number == 10 else -0.1}
+        trial = Trial(number, ask.plan, "complete", ask.origin, evaluation, broken)
+        study.tell(ask, trial, 0.0)
+        ask = study.ask()
+    shown = study._memory.get_trials(deepcopy=False)
+    assert [t.number for t in shown] == [0, 1, 2, 16, 17, 18, 19, 20]
+    assert shown[-1].state == TrialState.RUNNING
+
+
+def test_model_is_asked_until_it_has_said_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.study.MODEL_UNTIL", 5)
+    monkeypatch.setattr("search.study.MODELED_AT_ONCE", 3)
+    space = space_of()
+    plans = iter(space.decode(space.encode(plan)) for plan, _ in simple_plans(space))
+
+    def model(*_: object) -> tuple[CompressionPlan, str]:
+        return next(plans), "model"
+
+    study = Study(
+        space, memory(), "test", metric="accuracy", sampler="random", seed=0, model=model
+    )
+    asks = [study.ask() for _ in range(5)]
+    assert [ask.origin for ask in asks] == ["model"] * 3 + ["sampler:random"] * 2
+    for number, ask in enumerate(asks):
+        study.tell(ask, trial_of(number, ask), 0.0)
+    assert study.ask().origin == "sampler:random"
 
 
 def test_repeated_plans_are_seen_by_a_resumed_sampler(tmp_path: Path) -> None:
@@ -170,7 +227,7 @@ def test_rejected_plan_is_told_as_the_worst_with_its_violation() -> None:
     for frozen in (told, kept):
         assert frozen.state == TrialState.COMPLETE
         assert frozen.values == [0.0, figures(ask.plan).value("latency_ms")]
-        assert frozen.constraints == {"size_bytes": 0.4}
+        assert frozen.constraints == {"violation": 0.4}
     assert study.known(ask) == rejected
 
 
