@@ -85,14 +85,23 @@ def _is_constant(model: Any, tensor: Any) -> bool:
 def _quantize(file: Path, scopes: Sequence[str], calibration: Any) -> None:
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import TFLOperationName
+    from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
     ((signature, details),) = Interpreter(str(file)).get_signature_list().items()
     job = quantizer.Quantizer(str(file))
     for scope in scopes:
         job.add_static_config(f"^{re.escape(scope)}$", TFLOperationName.ALL_SUPPORTED, 8, 8)
-    images = [{details["inputs"][0]: image[None]} for image in calibration]
-    ranges = job.calibrate({signature: images}, num_threads=1)
+    for edge in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):  # later rules prevail
+        job.update_quantization_recipe(".*", edge, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    # Image by image: over several the library averages their ranges, which cuts off the largest
+    # scores.
+    ranges: dict[str, Any] = {}
+    for image in calibration:
+        inputs = {details["inputs"][0]: image[None]}
+        for name, seen in job.calibrate({signature: [inputs]}, num_threads=1).items():
+            ranges[name] = min_max_update(ranges[name], seen) if name in ranges else seen
     job.quantize(ranges).export_model(str(file), overwrite=True)
 
 

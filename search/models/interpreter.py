@@ -25,12 +25,12 @@ _ATEN = """
     constant_pad_nd contiguous conv2d copy_ div div_ dropout dropout_ elu elu_ eq exp
     feature_dropout fill_ flatten full gelu group_norm hardsigmoid hardsigmoid_ hardswish
     hardswish_ hardtanh hardtanh_ index instance_norm layer_norm leaky_relu leaky_relu_
-    lift_fresh_copy linalg_vector_norm linear log_softmax masked_fill masked_fill_ matmul
-    max_pool2d mean mish mish_ mul mul_ ne neg new_full new_ones new_zeros ones_like pad permute
-    pow prelu reciprocal relu relu6 relu6_ relu_ roll rsqrt rsub scaled_dot_product_attention
-    select selu selu_ sigmoid sigmoid_ silu silu_ slice softmax softplus split split_with_sizes
-    sqrt squeeze stack sub sub_ sum t tanh tanh_ transpose unbind unflatten unsqueeze
-    upsample_bilinear2d upsample_nearest2d where zeros_like
+    linalg_vector_norm linear log_softmax masked_fill masked_fill_ matmul max_pool2d mean mish
+    mish_ mul mul_ ne neg new_full new_ones new_zeros ones_like pad permute pow prelu reciprocal
+    relu relu6 relu6_ relu_ roll rsqrt rsub scaled_dot_product_attention select selu selu_
+    sigmoid sigmoid_ silu silu_ slice softmax softplus split split_with_sizes sqrt squeeze stack
+    sub sub_ sum t tanh tanh_ transpose unbind unflatten unsqueeze upsample_bilinear2d
+    upsample_nearest2d where zeros_like
 """
 _NUMBERS = "add eq floordiv ge getitem gt le lt mod mul ne sub"
 _RESHAPES = frozenset({"view", "reshape", "_unsafe_view"})
@@ -310,6 +310,7 @@ def _to(x: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
 _ODD: Mapping[str, Callable[..., Any]] = {
     "_to_copy": _to,
     "_unsafe_view": lambda x, size: x.reshape(size),
+    "lift_fresh_copy": lambda x: x.clone(),
     "expand": lambda x, size, implicit=False: x.expand(size),
     "reshape": lambda x, shape: x.reshape(shape),
     "sym_size": lambda x, dim: x.shape[dim],
