@@ -108,3 +108,14 @@ def await_file(path: Path) -> None:
         if time.monotonic() > give_up:
             raise TimeoutError(str(path))
         time.sleep(0.01)
+
+
+def open_shared(argument: Any) -> Callable[[Mapping[str, Any], Listen], dict[str, Any]]:
+    """A worker's runner that tells whose memory its argument's ``array`` is in."""
+    flags = argument["array"].flags
+
+    def run(job: Mapping[str, Any], _listen: Listen) -> dict[str, Any]:
+        await_file(Path(job["plan"]["settings"]["fake"]["await"]))
+        return outcome(job, {"own": flags.owndata, "writeable": flags.writeable})
+
+    return run

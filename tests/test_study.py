@@ -94,10 +94,10 @@ def test_resumed_study_asks_for_the_same_plans(
 def test_sampler_that_is_shown_a_part_goes_on_the_same(
     sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samplers, "SHOWN_BEST", 6)
-    monkeypatch.setattr(samplers, "SHOWN_LATEST", 6)
-    monkeypatch.setattr(samplers, "_RANKED_EVERY", 5)
-    until = 34 if sampler == "tpe" else 15
+    monkeypatch.setattr(samplers, "SHOWN_BEST", 4)
+    monkeypatch.setattr(samplers, "SHOWN_LATEST", 5)
+    monkeypatch.setattr(samplers, "_RANKED_EVERY", 3)
+    until = 34 if sampler == "tpe" else 12
     expected = go_on(make(memory(), sampler), until, MAYBE_SMALL)
     opened = file(tmp_path)
     asked = go_on(make(opened(), sampler), until // 2, MAYBE_SMALL)

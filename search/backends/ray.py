@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sysconfig
 import tempfile
 import threading
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from search.worker import Job, Workbench
 
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for what `ray job submit` runs
+LOOK_S = 10.0
 HEAR_S = 1.0
 END_S = 20.0  # for Tune to notice that there is nothing left to do
 # Before Ray and Tune are imported: no log files nobody reads, nothing started behind our back.
@@ -272,6 +274,7 @@ def connect(address: str | None, module: Path | None) -> None:
 
     if ray.is_initialized():
         return
+    _look(address or os.environ.get("RAY_ADDRESS"))
     environment = {"py_modules": [str(module)]} if module else None
     try:
         ray.init(
@@ -286,6 +289,24 @@ def connect(address: str | None, module: Path | None) -> None:
             f"--address must be that of a Ray cluster that answers, but {address!r} does not: "
             f"{one_line(error)[:300]}; start one with: ray start --head"
         ) from error
+
+
+def _look(address: str | None) -> None:
+    """Sees whether anything listens there; Ray itself ends the process where nothing does.
+
+    Raises:
+        InputError: nothing does.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").partition("/")[0].rpartition(":")
+    if not colon:
+        return  # such as auto
+    try:
+        socket.create_connection((host, int(port)), LOOK_S).close()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--address must be that of a Ray cluster that answers, but {address!r} does not: "
+            f"{one_line(error)}; start one with: ray start --head"
+        ) from None
 
 
 def _own_module(name: str) -> Path | None:

@@ -189,9 +189,12 @@ class Cluster:
         )  # fmt: skip
 
     def add_node(self, cpus: int, resources: str = "{}") -> Server:
+        # A folder of its own: nodes that share one take a job's files away from each other.
+        folder = self.folder / f"n{self._count}"
         node = self._start(
             self.port,
             f"--address={self.address}", f"--num-cpus={cpus}", f"--resources={resources}",
+            f"--temp-dir={folder}",
         )  # fmt: skip
         self.nodes.append(node)
         return node

@@ -18,12 +18,13 @@ from search.storage import StoredStudy, open_storage
 
 DRIVE = Path(__file__).with_name("drive.py")
 TRIALS = 22
+AWAY_S = 20.0
 
 
-def start(cluster: Cluster, postgres: Postgres, folder: Path) -> subprocess.Popen[bytes]:
+def start(address: str, postgres: Postgres, folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "said").open("ab") as said:
         return subprocess.Popen(
-            [sys.executable, str(DRIVE), cluster.address, postgres.url, str(folder), str(TRIALS)],
+            [sys.executable, str(DRIVE), address, postgres.url, str(folder), str(TRIALS)],
             env=environment(),
             stdout=said,
             stderr=said,
@@ -54,7 +55,7 @@ def test_killed_worker_node_driver_and_head_change_no_plan(
     durable.search_in(whole, TRIALS)
 
     node = cluster.add_node(1)
-    driver = start(cluster, postgres, killed)
+    driver = start(cluster.address, postgres, killed)
 
     def is_alive() -> bool:
         return driver.poll() is None
@@ -73,7 +74,7 @@ def test_killed_worker_node_driver_and_head_change_no_plan(
     live(2)
     driver.kill()
     driver.wait()
-    driver = start(cluster, postgres, killed)
+    driver = start(cluster.address, postgres, killed)
     live(2)
     cluster.crash()
     assert driver.wait(120) == 1
@@ -86,7 +87,7 @@ def test_killed_worker_node_driver_and_head_change_no_plan(
 
     cluster.start_head()
     cluster.add_node(1)
-    driver = start(cluster, postgres, killed)
+    driver = start(cluster.address, postgres, killed)
     assert driver.wait(300) == 0, (killed / "said").read_text()
     durable.check(killed, postgres.url)
     kept, expected = durable.kept_in(killed, postgres.url), durable.kept_in(whole)
@@ -114,6 +115,28 @@ def test_database_that_crashes_is_waited_for(postgres: Postgres, tmp_path: Path)
     assert notes[-1] == "The study's storage takes results again."
     password = postgres.url.split(":")[2].split("@")[0]
     assert password not in "".join(notes)
+
+
+def test_search_waits_for_its_database_and_loses_nothing(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    whole, away = tmp_path / "whole", tmp_path / "away"
+    whole.mkdir()
+    away.mkdir()
+    durable.search_in(whole, TRIALS)
+
+    said = away / "said"
+    driver = start("here", postgres, away)
+    durable.let_live(away, 3, 0.02, lambda: driver.poll() is None)
+    postgres.crash()
+    time.sleep(AWAY_S)
+    assert driver.poll() is None, said.read_text()
+    postgres.start()
+    assert driver.wait(120) == 0, said.read_text()
+    durable.check(away, postgres.url)
+    kept, expected = durable.kept_in(away, postgres.url), durable.kept_in(whole)
+    assert durable.shapes(kept) == durable.shapes(expected)
+    assert said.read_text().splitlines()[-1] == "The study's storage takes results again."
 
 
 def finished(key: str) -> optuna.trial.FrozenTrial:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from backend_contract import BackendContract, Make, fake_job, ignore
 
@@ -62,3 +64,27 @@ def test_job_of_a_killed_worker_is_tried_once_more(tmp_path: Path) -> None:
         assert str(backend.next().error).startswith("its worker ended twice")
         backend.submit(2, fake_job())
         assert backend.next().outcome is not None
+
+
+def test_trial_has_the_cpus_it_asks_for_and_shares_the_nodes_data(tmp_path: Path) -> None:
+    import ray
+
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000
+    )
+    argument = {"array": np.zeros(1_000_000)}
+    resources = Resources(1, cpus_per_trial=2)
+    backend = RayBackend(
+        "fake_jobs:open_shared", argument, resources, tmp_path, ignore, pytest.fail
+    )
+    with contextlib.closing(backend):
+        backend.submit(0, fake_job(**{"await": str(tmp_path / "go")}))
+        give_up = time.monotonic() + 60
+        while ray.available_resources().get("CPU", 0) > 0:
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+        (tmp_path / "go").touch()
+        found = backend.next().outcome
+    assert found is not None
+    # Not copied: it lies in the node's object store, where all its workers look at it.
+    assert found.evaluation["accuracy"].detail == {"own": False, "writeable": False}
