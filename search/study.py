@@ -43,7 +43,7 @@ VIOLATION = "violation"  # all that is exceeded, added up; else the least that i
 _NOT_KEPT = ("fixed_params", "tpe:")  # of Optuna's own: parameters of trials under way
 # One ask in so many is the sampler's, the others are the model's; first it gets to see some.
 SAMPLER_EVERY, SAMPLER_FROM = 4, 10
-# A question to the model takes tenths of a second. By then it has said what it has to say.
+# A question to the model takes some 60 ms. By then it has said what it has to say.
 MODEL_UNTIL = 400  # trials
 MODELED_AT_ONCE = 8  # of its plans; more at a time would only crowd around the same aims
 
