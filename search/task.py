@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-from evaluators.resize import resized
-
 PREPROCESS_VERSION = 1
 # Metrics in which rare classes count as much as others: training sees them as often, too.
 # (Digits with five classes of 100 images and five of 8, mean of three seeds: balanced accuracy
@@ -38,6 +36,8 @@ class Preprocess:
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Network input, float32 (N, C, H, W), of pixels, uint8 (N, C, H, W)."""
+        from evaluators.resize import resized  # brings scipy along, for which typos needn't wait
+
         shape = (1, self.channels, 1, 1)
         mean = np.asarray(self.mean, np.float32).reshape(shape)
         std = np.asarray(self.std, np.float32).reshape(shape)

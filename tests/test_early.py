@@ -20,7 +20,7 @@ from search.sources import list_sources
 
 ROOT = Path(__file__).parent.parent
 SEARCH = ["--target", "arm", "--max-drop", "0.03"]
-SLOW = ("torch", "torchvision", "timm", "onnxruntime", "optuna", "mlflow", "ray", "matplotlib")
+SLOW = ("torch", "torchvision", "timm", "onnxruntime", "optuna", "mlflow", "ray", "scipy")
 
 
 def python(code: str, *arguments: str, folder: Path) -> subprocess.Popen[str]:
