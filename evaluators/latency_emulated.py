@@ -62,19 +62,14 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
             "has none; use the analytic tier"
         )
     labelled = label(read_model(model))
-    core = profile.counts.qemu_cpu
-    machine, setup = emulator.shared(core), emulator.find()
-
-    def count() -> emulator.Counted:
-        with tempfile.TemporaryDirectory() as folder:
-            named = Path(folder) / "named.onnx"
-            onnx.save(labelled, str(named))
-            return machine.count(model, named)
-
-    counted = emulator.kept(setup, core, model, count)
+    machine = emulator.shared(profile.counts.qemu_cpu)
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder) / "named.onnx"
+        onnx.save(labelled, str(named))
+        counted = machine.count(model, named)
     threads = profile.runtime.threads
     found = latency_ms(profile, counted.total, threads)
-    versions = setup.versions()
+    versions = emulator.find().versions()
     error = found.error_pct / 100
     error_how = found.how + (f"; {found.caveat}" if found.caveat else "")
     return Measurement(

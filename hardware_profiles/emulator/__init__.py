@@ -3,7 +3,6 @@
 from hardware_profiles.emulator.cores import CORES
 from hardware_profiles.emulator.errors import EmulatorError
 from hardware_profiles.emulator.installation import find, install, is_installed, unsupported
-from hardware_profiles.emulator.kept import kept
 from hardware_profiles.emulator.session import (
     Counted,
     Counts,
@@ -23,7 +22,6 @@ __all__ = [
     "find",
     "install",
     "is_installed",
-    "kept",
     "run_python",
     "shared",
     "unsupported",

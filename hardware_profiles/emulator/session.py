@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -206,6 +206,8 @@ class Emulator:
         assert self._guest is not None
         assert self._guest.stdin is not None
         doing = f"it had {file.name}"
+        if self._guest.poll() is not None:
+            self._fail(doing, self._how_it_ended())
         try:
             self._guest.stdin.write(json.dumps(request).encode() + b"\n")
             self._guest.stdin.flush()
@@ -258,9 +260,9 @@ class Emulator:
 
     @staticmethod
     def _end(guest: subprocess.Popen[bytes]) -> None:
-        if guest.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(guest.pid, signal.SIGKILL)  # with the fork that serves a file
-            guest.wait()
+        guest.wait()
         for stream in (guest.stdin, guest.stdout):
             if stream is not None:
                 stream.close()
