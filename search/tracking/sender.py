@@ -89,9 +89,7 @@ class Store:
         if uri.startswith("sqlite:///"):  # a store of files: artifacts belong beside it
             database = Path(uri.removeprefix("sqlite:///")).resolve()
             location = (database.parent / "artifacts").as_uri()
-        # The UI then opens on training runs and not on prompts and traces.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(self.client.create_experiment(name, artifact_location=location, tags=kind))
+        return str(self.client.create_experiment(name, artifact_location=location))
 
     def _list_children(self) -> Iterator[tuple[int, str]]:
         token = None
