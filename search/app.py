@@ -219,7 +219,7 @@ def _warnings(share: float, images: int, of: int) -> list[str]:
     warnings = []
     if share < 1:
         warnings.append(
-            f"the untouched model was trained for {BASELINE.epochs * share:.2g} of "
+            f"the untouched model got {int(100 * share)} % of its training of "
             f"{BASELINE.epochs:g} epochs, as the budget had time for no more: the drop is against "
             f"a model that could be better; give trained weights (--weights) or a larger --budget"
         )
