@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Must be set before torch is imported: OpenMP threads that wait by spinning make training twenty
 # times slower (2 cores, one other busy process) as soon as anything else runs on the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Must be set before onnxruntime is imported, which else reports its use to its maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _FROM = {
     "compress": "search.api",

@@ -4,7 +4,10 @@ For your own picture, replace ``pixels`` by a uint8 array of shape (1, channels,
 """
 
 import json
+import os
 from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports its use to its maker
 
 import numpy as np
 import onnxruntime as ort

@@ -24,9 +24,13 @@ if hashlib.sha256((HERE / "verify.py").read_bytes()).hexdigest() not in (
 
 import argparse  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
 import platform  # noqa: E402
 import time  # noqa: E402
 from typing import Any, Callable  # noqa: E402, UP035  # collections.abc's is no better in 3.9
+
+# Before onnxruntime is imported, which else reports its use to its maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 WARM_UP_S, WARM_UP_RUNS = 0.5, 10
 MIN_RUNS, MAX_RUNS = 5, 2000
