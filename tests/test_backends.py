@@ -31,6 +31,7 @@ from search.backends.messages import (
     outcome_from_json,
     outcome_to_json,
 )
+from search.backends.pacing import Paced
 from search.backends.parcel import pack, read_arrays, unpack, write_arrays
 from search.backends.processes import Local, ProcessBackend
 from search.errors import InputError, SearchError
@@ -301,3 +302,19 @@ def test_arrays_of_a_bench_are_mapped_not_copied(tmp_path: Path) -> None:
     assert found["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert found["b"].shape == (0, 3)
     assert torch.from_numpy(found["a"]).sum() == 15
+
+
+def test_stages_are_told_at_once_and_their_fractions_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("search.backends.pacing.time.monotonic", lambda: now)
+    told: list[tuple[str, float | None]] = []
+    listen = Paced(lambda stage, fraction: told.append((stage, fraction)), every_s=1.0)
+    listen("build", None)
+    listen("train", 0.1)
+    now = 100.9
+    listen("train", 0.2)
+    now = 101.0
+    listen("train", 0.3)
+    assert told == [("build", None), ("train", 0.1), ("train", 0.3)]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,16 +24,18 @@ from pydantic import TypeAdapter
 from evaluators import EvaluationContext
 from evaluators.tier import tier
 from hardware_profiles import HardwareProfile
+from search.backends.messages import job_from_json, outcome_to_json
 from search.errors import SearchError
 from search.limits import Limits
 from search.models.build import Build
 from search.task import BALANCED, DataSet, Preprocess, Split, Task
 from search.train import Features, Hardware, TrainSettings, Views
-from search.worker import Workbench
+from search.worker import Workbench, run_job
 from spaces.network import Network
 
 Arrays = Mapping[str, NDArray[Any]]
 T = TypeVar("T")
+Runner = Callable[[Mapping[str, Any], Callable[[str, float | None], None]], dict[str, Any]]
 
 
 def pack(bench: Workbench) -> Arrays:
@@ -78,6 +81,18 @@ def pack(bench: Workbench) -> Arrays:
     if context.baseline_predictions is not None:
         arrays["baseline_predictions"] = context.baseline_predictions
     return arrays
+
+
+def open_runner(arrays: Arrays, *, plans: Path, scratch: Path, baseline: Path | None) -> Runner:
+    """What runs a job (as JSON) on the bench that was packed, and gives its outcome as JSON.
+
+    Raises:
+        SearchError: as ``unpack``.
+    """
+    logging.disable(logging.WARNING)  # the driver has said where latency comes from
+    bench = unpack(arrays, plans=plans, scratch=scratch, baseline=baseline)
+    logging.disable(logging.NOTSET)
+    return lambda job, listen: outcome_to_json(run_job(job_from_json(job), bench, listen))
 
 
 def unpack(arrays: Arrays, *, plans: Path, scratch: Path, baseline: Path | None) -> Workbench:

@@ -7,7 +7,6 @@ is replaced, and its job is tried once more.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -28,12 +27,10 @@ from hardware_profiles.host import usable_cores
 from search.backends.backend import Backend, Finished, Listen, Resources
 from search.backends.inline import InlineBackend
 from search.backends.messages import (
-    job_from_json,
     job_to_json,
     outcome_from_json,
-    outcome_to_json,
 )
-from search.backends.parcel import pack, read_arrays, unpack, write_arrays
+from search.backends.parcel import Runner, open_runner, pack, read_arrays, write_arrays
 from search.errors import InputError, SearchError
 from search.quiet import quiet_libraries
 from search.worker import Job, Outcome, Workbench, run_job
@@ -97,22 +94,17 @@ class Local:
 BACKEND = Local()
 
 
-def open_bench(
-    argument: Mapping[str, Any],
-) -> Callable[[Mapping[str, Any], Callable[[str, float | None], None]], dict[str, Any]]:
+def open_bench(argument: Mapping[str, Any]) -> Runner:
     """In a worker: the runner for the bench that ``start`` laid out."""
     quiet_libraries()
     torch.set_num_threads(argument["threads"])
     baseline = argument["baseline"]
-    logging.disable(logging.WARNING)  # the driver has said where latency comes from
-    bench = unpack(
+    return open_runner(
         read_arrays(Path(argument["arrays"])),
         plans=Path(argument["plans"]),
         scratch=Path(argument["scratch"]),
         baseline=None if baseline is None else Path(baseline),
     )
-    logging.disable(logging.NOTSET)
-    return lambda job, listen: outcome_to_json(run_job(job_from_json(job), bench, listen))
 
 
 class _Worker:

@@ -6,7 +6,6 @@ The driver stays the only one that decides and writes. Tune runs in a thread (or
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import sysconfig
@@ -26,6 +25,7 @@ from search.functions import describe, one_line
 from search.optional import import_optional
 
 if TYPE_CHECKING:
+    from search.backends.parcel import Runner
     from search.worker import Job, Workbench
 
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for what `ray job submit` runs
@@ -94,15 +94,11 @@ class RayKind:
 BACKEND = RayKind()
 
 
-def open_bench(
-    argument: Mapping[str, Any],
-) -> Callable[[Mapping[str, Any], Callable[[str, float | None], None]], dict[str, Any]]:
+def open_bench(argument: Mapping[str, Any]) -> Runner:
     """In a worker: the runner for the bench that ``start`` put into the object store."""
     import torch
 
-    from search.backends.messages import job_from_json, outcome_to_json
-    from search.backends.parcel import unpack
-    from search.worker import run_job
+    from search.backends.parcel import open_runner
 
     torch.set_num_threads(argument["threads"])
     folder = Path(argument["folder"])
@@ -110,10 +106,9 @@ def open_bench(
     if argument["baseline"] is not None:
         baseline = folder / "baseline.onnx"
         baseline.write_bytes(argument["baseline"])
-    logging.disable(logging.WARNING)  # the driver has said where latency comes from
-    bench = unpack(argument["arrays"], plans=folder / "plans", scratch=folder, baseline=baseline)
-    logging.disable(logging.NOTSET)
-    return lambda job, listen: outcome_to_json(run_job(job_from_json(job), bench, listen))
+    return open_runner(
+        argument["arrays"], plans=folder / "plans", scratch=folder, baseline=baseline
+    )
 
 
 @dataclass

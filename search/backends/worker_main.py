@@ -16,12 +16,13 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, NoReturn
 
+from search.backends.pacing import Paced
 from search.functions import describe, import_function
 
 Runner = Callable[[Any, Callable[[str, float | None], None]], Any]
@@ -61,11 +62,16 @@ def _work(connection: Connection) -> None:
             return
         ticket = message["ticket"]
         try:
-            outcome = run(message["job"], _Listener(ticket, tell))
+            told = partial(_stage, tell, ticket)
+            outcome = run(message["job"], Paced(told, TELL_EVERY_S))
         except Exception as error:  # what the person's model raises becomes a failed trial
             tell(ticket=ticket, error=describe(error))
         else:
             tell(ticket=ticket, outcome=outcome)
+
+
+def _stage(tell: Callable[..., None], ticket: int, stage: str, fraction: float | None) -> None:
+    tell(ticket=ticket, stage=stage, fraction=fraction)
 
 
 class _Warnings(logging.Handler):
@@ -77,22 +83,6 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._tell(note=record.getMessage())
-
-
-class _Listener:
-    """Passes on stages as they begin, and a few times a second how far they are."""
-
-    def __init__(self, ticket: int, tell: Callable[..., None]) -> None:
-        self._ticket = ticket
-        self._tell = tell
-        self._stage: str | None = None
-        self._told_at = 0.0
-
-    def __call__(self, stage: str, fraction: float | None) -> None:
-        now = time.monotonic()
-        if stage != self._stage or now - self._told_at >= TELL_EVERY_S:
-            self._stage, self._told_at = stage, now
-            self._tell(ticket=self._ticket, stage=stage, fraction=fraction)
 
 
 def _end_with_driver() -> NoReturn:

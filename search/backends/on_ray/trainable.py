@@ -6,8 +6,8 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import ray
 from ray import tune
 
 from search.backends.on_ray.board import Posted, Told
+from search.backends.pacing import Paced
 from search.functions import describe, import_function
 from search.quiet import quiet_libraries
 
@@ -55,7 +56,7 @@ class JobTrainable(tune.Trainable):  # type: ignore[misc]
             return {"done": True, "told": 0}
         try:
             job = {**posted.job, **self._written(posted.files)}
-            outcome = self._run(job, _Listener(self._board, ticket))
+            outcome = self._run(job, Paced(partial(self._tell_stage, ticket), TELL_EVERY_S))
             files = {
                 name: Path(outcome[name]).read_bytes()
                 for name in ("model", "checkpoint")
@@ -80,24 +81,11 @@ class JobTrainable(tune.Trainable):  # type: ignore[misc]
             (self._folder / "given" / name).write_bytes(content)
         return {name: str(self._folder / "given" / name) for name in files}
 
+    def _tell_stage(self, ticket: int, stage: str, fraction: float | None) -> None:
+        self._tell(Told("stage", ticket, (stage, fraction)))
+
     def _tell(self, told: Told) -> None:
         ray.get(self._board.tell.remote(told))
-
-
-class _Listener:
-    """Passes on stages as they begin, and now and then how far they are."""
-
-    def __init__(self, board: Any, ticket: int) -> None:
-        self._board = board
-        self._ticket = ticket
-        self._stage: str | None = None
-        self._told_at = 0.0
-
-    def __call__(self, stage: str, fraction: float | None) -> None:
-        now = time.monotonic()
-        if stage != self._stage or now - self._told_at >= TELL_EVERY_S:
-            self._stage, self._told_at = stage, now
-            ray.get(self._board.tell.remote(Told("stage", self._ticket, (stage, fraction))))
 
 
 class _Warnings(logging.Handler):
