@@ -17,11 +17,9 @@ import numpy as np
 import pytest
 import torch
 from backend_contract import BackendContract, Make, fake_job, ignore
+from benches import a_bench
 from fake_backend import FakeBackend
-from networks import CLASSES, IMAGE
-from samples import sample_data, tiny_onnx
 
-from evaluators import EvaluationContext
 from hardware_profiles import load_profile
 from search.backends import InlineBackend, Listen, Resources
 from search.backends.finding import discover, find_backend
@@ -35,13 +33,8 @@ from search.backends.pacing import Paced
 from search.backends.parcel import pack, read_arrays, unpack, write_arrays
 from search.backends.processes import Local, ProcessBackend
 from search.errors import InputError, SearchError
-from search.limits import Limits
-from search.models.build import Build
-from search.task import Task
-from search.train import Features, Hardware, TrainSettings, Views
-from search.worker import Job, Outcome, Workbench, run_job
+from search.worker import Job, Outcome, run_job
 from spaces import CompressionPlan, pruning
-from spaces.network import trace
 
 
 def inline(listen: Listen) -> InlineBackend:
@@ -200,42 +193,6 @@ def test_backends_are_found_by_name_and_a_wrong_one_is_refused() -> None:
 def test_local_backend_refuses_an_address() -> None:
     with pytest.raises(InputError, match="--backend ray"):
         find_backend("local").check(Resources(2, address="auto"), load_profile("arm"), None)
-
-
-def a_bench(folder: Path) -> Workbench:
-    """A bench on random images, with one group of channels to prune."""
-    data = sample_data(("a", "b", "c", "d"), test=24, channels=IMAGE[0])
-    build = Build("networks:Residual", CLASSES, IMAGE[0], (8, 8), str(Path(__file__).parent))
-    torch.manual_seed(0)
-    teacher = build()
-    profile = load_profile("arm")
-    images = torch.from_numpy(data.train.images)
-    baseline = tiny_onnx(folder / "baseline.onnx", classes=CLASSES, channels=IMAGE[0])
-    context = EvaluationContext(
-        profile=profile,
-        images=data.preprocess.apply(data.validation.images),
-        labels=data.validation.labels,
-        scratch=folder,
-        baseline=baseline,
-        baseline_predictions=data.validation.labels,
-    )
-    return Workbench(
-        task=Task("networks:Residual", build, None, data),
-        weights=teacher.state_dict(),
-        network=trace(teacher, (IMAGE[0], 8, 8)),
-        views=Views(
-            torch.stack([images, images.flip(3)]),
-            torch.randn(2, len(images), CLASSES),
-            torch.from_numpy(data.train.labels),
-            Features("head", torch.rand(2, len(images), 24).half()),
-        ),
-        context=context,
-        calibration=data.preprocess.apply(data.calibration.images),
-        limits=Limits(0.03),
-        settings=TrainSettings(1.0),
-        hardware=Hardware.detect(),
-        folder=folder / "plans",
-    )
 
 
 def test_worker_process_gives_the_outcome_of_the_driver(tmp_path: Path) -> None:

@@ -17,14 +17,11 @@ import fake_jobs
 import lives
 import numpy as np
 import pytest
-import torch
 from backend_contract import BackendContract, Make, fake_job, ignore
-from networks import CLASSES, IMAGE
-from samples import sample_data, tiny_onnx
+from benches import a_bench
 
 import search.cache_key
-from evaluators import Evaluation, EvaluationContext, Measurement
-from hardware_profiles import load_profile
+from evaluators import Evaluation, Measurement
 from search import cache as cache_module
 from search.backends import Finished, InlineBackend, Listen, Resources
 from search.backends.cached import CachedBackend
@@ -32,14 +29,11 @@ from search.backends.messages import job_to_json, outcome_from_json
 from search.cache import EvaluationCache
 from search.cache_key import bench_parts, job_key
 from search.limits import Limits
-from search.models.build import Build
-from search.task import Task
-from search.train import Hardware, TrainSettings, Views
 from search.worker import Job, Outcome, Workbench, run_job
 from spaces import CompressionPlan, pruning
-from spaces.network import trace
 
 KEY = "a" * 64
+TARGET = "mcu"  # whose latency is estimated from shapes
 
 
 def an_outcome(folder: Path, source: str = "estimated", **figures: float) -> Outcome:
@@ -209,42 +203,9 @@ def test_leftovers_of_killed_writers_are_removed_after_a_while(tmp_path: Path) -
 # The key
 
 
-def a_bench(folder: Path, seed: int = 0) -> Workbench:
-    """A bench on random images, small enough to train on in a second."""
-    data = sample_data(("a", "b", "c", "d"), test=24, channels=IMAGE[0])
-    build = Build("networks:Residual", CLASSES, IMAGE[0], (8, 8), str(Path(__file__).parent))
-    torch.manual_seed(seed)
-    teacher = build()
-    images = torch.from_numpy(data.train.images)
-    context = EvaluationContext(
-        profile=load_profile("mcu"),  # whose latency is estimated from shapes
-        images=data.preprocess.apply(data.validation.images),
-        labels=data.validation.labels,
-        scratch=folder,
-        baseline=tiny_onnx(folder / "baseline.onnx", classes=CLASSES, channels=IMAGE[0]),
-        baseline_predictions=data.validation.labels,
-    )
-    return Workbench(
-        task=Task("networks:Residual", build, None, data),
-        weights=teacher.state_dict(),
-        network=trace(teacher, (IMAGE[0], 8, 8)),
-        views=Views(
-            torch.stack([images, images.flip(3)]),
-            torch.zeros(2, len(images), CLASSES),
-            torch.from_numpy(data.train.labels),
-        ),
-        context=context,
-        calibration=data.preprocess.apply(data.calibration.images),
-        limits=Limits(0.03),
-        settings=TrainSettings(1.0),
-        hardware=Hardware.detect(),
-        folder=folder / "plans",
-    )
-
-
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return a_bench(tmp_path_factory.mktemp("bench"))
+    return a_bench(tmp_path_factory.mktemp("bench"), TARGET)
 
 
 def parts_of(bench: Workbench) -> dict[str, str]:
@@ -340,7 +301,7 @@ def test_changed_code_changes_the_key(bench: Workbench, monkeypatch: pytest.Monk
 
 def test_key_is_the_same_in_another_process(bench: Workbench, tmp_path: Path) -> None:
     def tell() -> None:
-        (tmp_path / "key").write_text(job_key(parts_of(a_bench(tmp_path)), Job(PLAN, 0.5)))
+        (tmp_path / "key").write_text(job_key(parts_of(a_bench(tmp_path, TARGET)), Job(PLAN, 0.5)))
 
     pid = lives.begin(tell, tmp_path / "said")
     assert os.waitpid(pid, 0)[1] == 0, (tmp_path / "said").read_text()

@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from benches import a_bench
 from networks import CLASSES, IMAGE, NETWORKS, pictures, seeded
 from PIL import Image
 from samples import sample_result
-from test_backends import a_bench
 
 from evaluators import sessions
 from evaluators.resize import fitted, resize_weights, resized, resized_pixels

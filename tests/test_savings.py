@@ -8,8 +8,8 @@ from pathlib import Path
 
 import onnx
 import pytest
+from benches import a_bench
 from fakes import FakeTime, space_of
-from test_backends import a_bench
 from test_infeasible import sensitivity
 
 from evaluators import Evaluation, Measurement

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_backends import a_bench
+from benches import a_bench
 
 from search import worker
 from search.worker import Job, run_job
