@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from hardware_profiles import load_profile
 from search.models.build import Build
 from spaces import CompressionPlan, pruning, quantization
 from spaces.export import export_onnx
-from spaces.network import Network, dependency_graph, narrow, removable, trace
+from spaces.network import Network, narrow, removable, silence, trace
 from spaces.space import bind, planned_table
 from spaces.technique import ExportContext, PrepareContext
 
@@ -307,29 +307,13 @@ def silenced_difference(
     }
     images = images.double()
     whole, narrowed = copy.deepcopy(model).double(), copy.deepcopy(model).double()
-    graph = dependency_graph(whole, network.input_shape)
     narrow(narrowed, network.input_shape, removed)
+    if not silence(whole, network.input_shape, removed):
+        return None
     with torch.no_grad():
-        for name, indices in removed.items():
-            module = whole.get_submodule(name)
-            handler = graph.get_pruner_of_module(module).prune_out_channels
-            for dep, places in graph.get_pruning_group(module, handler, indices):
-                target = dep.target.module
-                if isinstance(target, nn.LayerNorm | nn.GroupNorm):
-                    return None
-                if isinstance(target, nn.Parameter):
-                    target.data.movedim(dep.target.pruning_dim, 0)[_plain(places)] = 0
-                elif "out_channels" in dep.handler.__name__:
-                    for parameter in target.parameters(recurse=False):
-                        parameter[_plain(places)] = 0
         silenced = whole(images)
         difference = (narrowed(images) - silenced).abs().max()
         return float(difference / silenced.std(0).mean())
-
-
-def _plain(places: Sequence[Any]) -> list[int]:
-    """torch-pruning keeps the root's index beside some of them."""
-    return [getattr(place, "idx", place) for place in places]
 
 
 def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

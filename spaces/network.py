@@ -283,7 +283,7 @@ def _narrowed_breaks(
     try:
         with torch.no_grad():
             before = trial(image)
-        silenced = _silence(trial, input_shape, removed)
+        silenced = silence(trial, input_shape, removed)
         with torch.no_grad():
             expected = trial(image)
         narrow(trial, input_shape, removed)
@@ -308,7 +308,7 @@ def _half(group: Group) -> int:
     return max(group.channels // 2 // group.step, 1) * group.step
 
 
-def _silence(
+def silence(
     model: nn.Module, input_shape: tuple[int, int, int], removed: Mapping[str, list[int]]
 ) -> bool:
     """Lets the given channels give zeros, in place.
