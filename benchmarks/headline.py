@@ -29,6 +29,7 @@ import optuna
 from record import open_bench, uniform_plans
 
 from evaluators.latency_host import FINAL_BUDGET_S, close_host_agent, measure
+from search.finals import best_training
 from search.study import trial_from_json
 from search.trial import Trial
 from search.worker import Job, Workbench, build, export, run_job
@@ -118,7 +119,16 @@ def searched(job: Search, data: str | None, output: Path, budget: str) -> dict[s
     if not kept.exists():
         command = [
             *(sys.executable, "-m", "search", "--target", "host", "--max-drop", "0.03"),
-            *("--budget", budget, "--study", job.name, "--output", str(output), "--json"),
+            *(
+                "--budget",
+                budget,
+                "--study",
+                job.name,
+                "--output",
+                str(output),
+                "--json",
+                "--no-cache",
+            ),
             *job.options(data),
         ]
         if (output / job.name).exists():
@@ -133,10 +143,15 @@ def searched(job: Search, data: str | None, output: Path, budget: str) -> dict[s
 
 
 def trials_of(folder: Path) -> list[Trial]:
-    """All trials of a study that were evaluated, fastest first."""
+    """Evaluated trials of a study, each with the best of its trainings, fastest first."""
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'study.db'}")
-    told = [t.user_attrs for t in study.get_trials(deepcopy=False)]
-    trials = [trial_from_json(each["trial"]) for each in told if "trial" in each]
+    trainings: dict[int, list[Trial]] = {}
+    for kept in (t.user_attrs for t in study.get_trials(deepcopy=False)):
+        told = kept.get("trial") or kept.get("training")
+        if told:
+            trial = trial_from_json(told)
+            trainings.setdefault(trial.number, []).append(trial)
+    trials = [best_training(each) for each in trainings.values()]
     complete = [t for t in trials if t.state == "complete" and t.evaluation and t.model]
     return sorted(complete, key=_latency_ms)
 

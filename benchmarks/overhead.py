@@ -44,13 +44,15 @@ def report(folder: Path) -> int:
     """Prints the table and the line of JSON; the exit code."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'study.db'}")
-    trials = [t.user_attrs for t in study.get_trials(deepcopy=False)]
+    kept = [t.user_attrs for t in study.get_trials(deepcopy=False)]
+    trials = [each for each in kept if "trial" in each]
+    trainings = [each["training"] for each in kept if "training" in each]  # of finalists, again
     seconds = dict.fromkeys(WORK, 0.0)
-    for each in trials:
-        for stage, spent_s in each["trial"]["stages"].items():
+    for told in (*(each["trial"] for each in trials), *trainings):
+        for stage, spent_s in told["stages"].items():
             seconds[stage] = seconds.get(stage, 0.0) + spent_s
     first_s = trials[0]["elapsed_s"]  # the baseline's trial and all that comes before it
-    total_s = max(each["elapsed_s"] for each in trials)
+    total_s = max(each["elapsed_s"] for each in kept)
     first_work_s = sum(trials[0]["trial"]["stages"].values())
     searched_s = total_s - first_s + first_work_s
     share = sum(seconds[stage] for stage in WORK) / searched_s

@@ -285,7 +285,8 @@ def largest_savings(result: SearchResult) -> list[str]:
 def stopped(result: SearchResult) -> str:
     """Why and when the search ended."""
     counts = to_json(result)["trials"]
-    counts["finalists trained again"] = trained_again(result)
+    again = trained_again(result)
+    counts["finalist trained again" if again == 1 else "finalists trained again"] = again
     told = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
     why = STOPPED.get(result.stopped_by, result.stopped_by)
     return f"Ended after {words.duration(result.seconds)}, {why}: {told}."
