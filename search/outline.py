@@ -144,7 +144,8 @@ def _inputs(network: Network) -> str:
 def _groups(network: Network) -> list[str]:
     lines = [f"          {len(network.groups)} groups of channels to prune:"]
     lines += [f"            {g.name}: {g.channels} channels" for g in network.groups]
-    lines += [f"            ({name}: not pruned, {why})" for name, why in network.fixed.items()]
+    for name, why in network.fixed.items():
+        lines.append(f"            ({f'{name}: ' if name else ''}not pruned, {why})")
     return lines
 
 

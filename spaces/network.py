@@ -216,7 +216,8 @@ def _prunable_groups(
         graph = dependency_graph(model, input_shape)
         found = list(full_groups(model, graph))
     except Exception as error:
-        return (), {"": f"torch-pruning can't trace this model ({type(error).__name__}: {error})"}
+        said = f"{type(error).__name__}: {error}"
+        return (), {"": f"torch-pruning can't follow what this model does with channels ({said})"}
     names = {module: name for name, module in model.named_modules()}
     groups: dict[str, Group] = {}
     for name, group in found:

@@ -18,7 +18,7 @@ from search.storage import StoredStudy, open_storage
 
 DRIVE = Path(__file__).with_name("drive.py")
 TRIALS = 22
-AWAY_S = 20.0
+AWAY_S = 60.0
 
 
 def start(address: str, postgres: Postgres, folder: Path) -> subprocess.Popen[bytes]:
