@@ -24,6 +24,7 @@ $(STAMP): pyproject.toml
 
 search: $(STAMP)
 	$(BIN)/python -m search --target arm --max-drop 0.03 --budget 5m
+	@echo "These commands need the environment: . $(BIN)/activate"
 
 test: check
 	@scripts/debian-packages

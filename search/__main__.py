@@ -2,6 +2,7 @@
 
 import sys
 
+from hardware_profiles.dependencies import told_when_missing
 from search import cli
 from search.readers import outlive_readers
 
@@ -9,7 +10,8 @@ from search.readers import outlive_readers
 def main() -> int:
     """Runs the command line of this process and returns its exit code."""
     outlive_readers()
-    return cli.main()
+    with told_when_missing("search"):
+        return cli.main()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from hardware_profiles import load_profile, read_profile, shipped_profiles
-from hardware_profiles.__main__ import main
+from hardware_profiles.cli import main
 from hardware_profiles.board import Board
 from hardware_profiles.calibration import (
     COUNT_PARTS,

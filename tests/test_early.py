@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 from loading_samples import random_pixels, write_module, write_npz
 from torchvision import models
 
+from hardware_profiles.dependencies import REQUIRED, told_when_missing
 from search.cli import again, main
 from search.models.registered import registered
 from search.sources import list_sources
@@ -192,3 +196,48 @@ with caught():
     assert process.stdout.read() == "the result\n"
     assert process.wait(60) == 0
     assert (tmp_path / "ended").read_text() == "True"
+
+
+# A Python that lacks what pyproject.toml requires
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["search", *SEARCH],
+        ["hardware_profiles", "list"],
+        ["evaluators", "model.onnx"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_python_without_the_dependencies_is_told_in_one_line(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", *command],  # -S: without site-packages
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert re.search(r"the package \w+ must be installed, but .*python", done.stderr)
+    assert ". .venv/bin/activate" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "missing", ["search.no_such_module", "torch.no_such_module", "_ctypes", "theirs"]
+)
+def test_other_modules_that_are_missing_are_errors_as_ever(missing: str) -> None:
+    with pytest.raises(ModuleNotFoundError), told_when_missing("search"):
+        raise ModuleNotFoundError(name=missing)
+
+
+def test_packages_that_must_be_installed_are_those_of_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = {re.split(r"[<>=\[]", each)[0] for each in project["dependencies"]}
+    distributions = packages_distributions()
+    owners = {
+        name: {o.lower().replace("_", "-") for o in distributions[name]} for name in REQUIRED
+    }
+    assert all(owned & required for owned in owners.values()), owners
+    assert required <= set().union(*owners.values())

@@ -12,9 +12,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-import evaluators.__main__ as command
+import evaluators.cli as command
 from evaluators import latency_emulated
-from evaluators.__main__ import main
+from evaluators.cli import main
 from evaluators.evaluator import EvaluationContext
 from evaluators.graph import label, read_model, walk
 from evaluators.tier import tier, warn_once

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardware_profiles import ProfileError
-from hardware_profiles.__main__ import main
+from hardware_profiles.cli import main
 from hardware_profiles.commands import fit as fit_command
 from hardware_profiles.counts import (
     COUNT_COLUMNS,

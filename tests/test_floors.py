@@ -60,7 +60,7 @@ def test_hardware_profiles_need_no_torch() -> None:
 def test_hardware_profiles_load_without_torch() -> None:
     """Also through what they import: looked at in a fresh process."""
     script = (
-        "import sys, hardware_profiles, hardware_profiles.__main__\n"
+        "import sys, hardware_profiles, hardware_profiles.cli\n"
         "hardware_profiles.load_profile('arm')\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules}))"
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hardware_profiles import OpShape, ProfileError, load_profile, read_profile
-from hardware_profiles.__main__ import main
+from hardware_profiles.cli import main
 from hardware_profiles.kernels_section import render_kernels, replace_kernels
 from hardware_profiles.operator_fit import (
     TimedOperator,

@@ -13,7 +13,7 @@ import pytest
 
 from hardware_profiles import OPS, OpShape, ProfileError, load_profile, read_profile
 from hardware_profiles import commands as command_package
-from hardware_profiles.__main__ import main
+from hardware_profiles.cli import main
 from hardware_profiles.counts import latency_ms
 from hardware_profiles.events import COUNT_COLUMNS
 from hardware_profiles.profile import DATA, shipped_profiles
