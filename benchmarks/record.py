@@ -160,9 +160,12 @@ def plans(prepared: Prepared, rows: Sequence[Recorded]) -> Iterator[tuple[Compre
         }
     )
     slowest_ms = 1.5 * space.table(uniform_75).latency_ms(space.profile)
+    before, tries = -1, 0
     while True:
-        chance = random.Random(len(rows))
-        kind = len(rows) % 4
+        # A plan that is in the table already is drawn anew.
+        before, tries = len(rows), tries + 1 if len(rows) == before else 0
+        chance = random.Random(f"{before}, {tries}")
+        kind = before % 4
         if kind < 2:
             # The model with other beliefs: what it comes to after corrections, for any data.
             weights = {u.name: math.exp(chance.gauss(0, 0.7)) for u in prior.units}

@@ -46,7 +46,7 @@ from search.limits import Limits
 from search.loading import load_task
 from search.progress import NullProgress
 from search.proposals import Proposer
-from search.rungs import RUNGS, Seen
+from search.rungs import RUNGS, Seen, share_of
 from search.sensitivity import Sensitivity
 from search.storage import sqlite_storage
 from search.study import Ask, Study
@@ -173,7 +173,9 @@ def times_of(
                 raise Ended  # before finalists are trained again
 
     def make_job(plan: CompressionPlan, rung: int, checkpoint: Path | None) -> Job:
-        return Job(plan, RUNGS[rung].share * bench.settings.epochs, True, checkpoint)
+        return Job(
+            plan, share_of(rung, checkpoint is None) * bench.settings.epochs, True, checkpoint
+        )
 
     def macs(plan: CompressionPlan) -> float:
         return space.table(plan).macs

@@ -53,7 +53,9 @@ from search.worker import Job, Outcome
 from spaces import CompressionPlan
 from spaces.space import SearchSpace
 
-OURS, SHORT, LONG = "ours", 20, 60
+SHORT, LONG = 20, 60
+# The model's plans beside those of a sampler; the first is the default.
+OURS = ("ours+tpe", "ours+gp", "ours+nsga2")
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
 LIMITS = Limits(0.03)
 DROP_AT_MOST = 0.10
@@ -113,9 +115,10 @@ class Bench:
         return course
 
     def search(self, method: str, trials: int, seed: int) -> Course:
-        """Ours, with model and rungs; or a sampler of Optuna alone, every plan in full."""
+        """``ours+SAMPLER``, with model and rungs; or a sampler alone, every plan in full."""
         self._idle_since = process_time()
-        return self._ours(trials, seed) if method == OURS else self._sampled(method, trials, seed)
+        model, _, sampler = method.rpartition("+")
+        return self._ours(sampler, trials, seed) if model else self._sampled(method, trials, seed)
 
     def _sampled(self, sampler: str, trials: int, seed: int) -> Course:
         study, course, spent_s = self._study(sampler, seed), Course(), 0.0
@@ -135,9 +138,9 @@ class Bench:
             course.points.append((drop, self.latency_ms(ask.plan), spent_s))
         return course
 
-    def _ours(self, trials: int, seed: int) -> Course:
+    def _ours(self, sampler: str, trials: int, seed: int) -> Course:
         proposer = Proposer(self.space, self._sensitivity, LIMITS)
-        study, course, spent_s = self._study("tpe", seed, proposer.next), Course(), 0.0
+        study, course, spent_s = self._study(sampler, seed, proposer.next), Course(), 0.0
 
         def runner(ticket: int, job: Job) -> Outcome:
             nonlocal spent_s
@@ -240,11 +243,11 @@ def compare(bench: Bench, seeds: int, short: int, long: int) -> dict[str, object
     uniform = bench.uniform()
     courses = {
         method: [bench.search(method, long, seed) for seed in range(seeds)]
-        for method in (OURS, *SAMPLERS)
+        for method in (*OURS, *SAMPLERS)
     }
     everything = [p for c in (uniform, *itertools.chain(*courses.values())) for p in c.points]
     whole = Course(everything).volume(bench.untouched_ms)
-    spent_s = median(c.points[short - 1][2] for c in courses[OURS])
+    spent_s = median(c.points[short - 1][2] for c in courses[OURS[0]])
     shares: dict[str, dict[str, float]] = {}
     for method, found in {**courses, "uniform": [uniform]}.items():
         at = {
@@ -256,17 +259,17 @@ def compare(bench: Bench, seeds: int, short: int, long: int) -> dict[str, object
             name: median(c.volume(bench.untouched_ms, **limit) for c in found) / whole
             for name, limit in at.items()
         }
-    names = list(shares[OURS])
+    names = list(shares[OURS[0]])
     print(f"{'':<12}" + "".join(f"{name:>14}" for name in names))
     for method, row in shares.items():
         print(f"{method:<12}" + "".join(f"{row[name]:14.1%}" for name in names))
     reference = median(c.volume(bench.untouched_ms, long) for c in courses["tpe"])
     reached = [
         next((n for n in range(1, long + 1) if c.volume(bench.untouched_ms, n) >= reference), None)
-        for c in courses[OURS]
+        for c in courses[OURS[0]]
     ]
     print(f"what plain TPE reaches in {long} trials, ours reaches in {reached}")
-    ours = median(c.volume(bench.untouched_ms, short) for c in courses[OURS])
+    ours = median(c.volume(bench.untouched_ms, short) for c in courses[OURS[0]])
     return {"shares": shares, "reached_in": reached, "holds": ours >= reference}
 
 

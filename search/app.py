@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +28,7 @@ from search.backends.finding import find_backend
 from search.baselines import UNTOUCHED, simple_plans
 from search.bundle import write_bundle
 from search.cache import EvaluationCache
-from search.cache_key import bench_parts, job_key
+from search.cache_key import bench_parts, job_key, sensitivity_key
 from search.clock import Clock, OutOfTimeError
 from search.driver import Driver
 from search.errors import InputError
@@ -55,7 +53,7 @@ from search.proposals import Proposer
 from search.report import words
 from search.report.page import write_report
 from search.result import SearchResult
-from search.rungs import RUNGS
+from search.rungs import RUNGS, share_of
 from search.savings import MEASURE_S, SAVINGS_SHARE, Reexport, Saving, estimator, savings
 from search.sensitivity import Sensitivity, cached_sensitivity, measure_sensitivity
 from search.storage import elapsed_s, open_storage
@@ -101,6 +99,7 @@ class Request:
     storage: str | None = None
     cached: bool = True
     exports: tuple[str, ...] = ()
+    register: str | None = None
 
 
 @dataclass(frozen=True)
@@ -179,16 +178,14 @@ def prepare(
         hardware=hardware,
         folder=folder.plans,
     )
-    of = [identity["weights"], data.fingerprint, space.dimensions]
-    key = json.dumps(of, default=repr, sort_keys=True)
-    cached = hashlib.sha256(key.encode()).hexdigest()[:24]
+    key = sensitivity_key(identity["weights"], data.fingerprint, space)
     sensitivity: Sensitivity | None = None
     with (
         hardware.threads(network.table.macs, settings.batch_size),
         contextlib.suppress(OutOfTimeError),
     ):
         sensitivity = cached_sensitivity(
-            cache_folder() / "sensitivity" / f"{cached}.json",
+            cache_folder() / "sensitivity" / f"{key}.json",
             lambda: measure_sensitivity(
                 teacher,
                 network,
@@ -330,9 +327,8 @@ class Search:
             self._progress.stage(ticket, stage, fraction)
 
         def make_job(plan: CompressionPlan, rung: int, checkpoint: Path | None) -> Job:
-            fidelity = RUNGS[rung]
-            epochs = fidelity.share * bench.settings.epochs
-            return Job(plan, epochs, fidelity.constrained, checkpoint)
+            epochs = share_of(rung, checkpoint is None) * bench.settings.epochs
+            return Job(plan, epochs, RUNGS[rung].constrained, checkpoint)
 
         kind = find_backend(self._request.backend)
         backend = kind.start(bench, self._request.resources, listen, self._progress.note)
@@ -495,6 +491,7 @@ class Search:
             command=request.command,
             environment=environment(request.seed),
             tracking_uri=self._tracking_uri,
+            register=request.register,
             exports=exports,
             savings=self._savings(winner.trial, prepared, trials, clock) if winner else (),
             closest=closest_trial(trials, request.limits),

@@ -35,6 +35,8 @@ from search.backends import Resources
 from search.fingerprint import model_fingerprint
 from search.worker import Job, Workbench
 from spaces import technique
+from spaces.pruning import widths
+from spaces.space import SearchSpace
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxruntime", "numpy", "scipy"),
@@ -79,6 +81,29 @@ def job_key(parts: Mapping[str, str], job: Job) -> str:
     }
     plain = {f.name: getattr(job, f.name) for f in fields(job) if f.name not in content}
     return _digest({**parts, "job": plain | content})
+
+
+def sensitivity_key(weights: str, data: str, space: SearchSpace) -> str:
+    """64 hex digits that stand for everything that decides about a sensitivity.
+
+    Args:
+        weights: fingerprint of the untouched model.
+        data: fingerprint of the images and their split.
+        space: its choices of widths, bits, blocks and input sizes are what is looked at.
+    """
+    network, profile = space.network, space.profile
+    content = {
+        "weights": weights,
+        "data": data,
+        "widths": {group.name: widths(group, profile) for group in network.groups},
+        "bits": profile.bits,
+        "blocks": network.blocks,
+        "sizes": network.sizes,
+        "techniques": [each.name for each in space.techniques],
+        "packages": _packages(emulated=False),
+        "code": _code(),
+    }
+    return _digest(content)
 
 
 def _digest(value: Any) -> str:

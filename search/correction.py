@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from search.allocation import Assignment, Choice, Unit
+from search.rungs import LAST, RUNGS
 from search.trial import Trial
 from spaces import CompressionPlan, resolution
 
@@ -37,9 +38,10 @@ def correct(
     """Ridge regression of measured drops on modeled losses, toward equal weights, none negative.
 
     ``assignment`` gives the choice of each unit that is nearest to a trial's plan.
-    None when fewer than three compressed plans were finished, or nothing could have been lost.
+    Plans that were not trained in full are left out: most of what they lost comes back.
+    None when fewer than three compressed plans are left, or nothing could have been lost.
     """
-    pruned = [t for t in finished if t.plan.settings]
+    pruned = [t for t in finished if t.plan.settings and t.rung == RUNGS[LAST].name]
     if len(pruned) < LEAST_TRIALS:
         return None
     rows, drops = [], []

@@ -16,11 +16,11 @@ from search.clock import Clock, OutOfTimeError
 from search.disk import disk_trouble
 from search.errors import TrialsFailedError
 from search.experience import Experience
-from search.finals import FULL_SHARE, MOST_AGAIN, finalists
+from search.finals import MOST_AGAIN, finalists
 from search.interruption import held
 from search.progress import Progress
 from search.report import words
-from search.rungs import LAST, RUNGS, Seen, goes_on, seen
+from search.rungs import FULL_SHARE, LAST, RUNGS, Seen, goes_on, seen, share_of
 from search.study import Ask, Study
 from search.tracking.tracker import Tracker
 from search.trial import Trial
@@ -32,6 +32,7 @@ FAILURES_IN_A_ROW = 5
 DISK_PAUSE_S = 2.0
 FINALS_SHARE = 0.15  # of the budget, at most, is kept for finalists
 SIMPLE_SHARE = 0.5  # of what is left, at most, is for one simple baseline
+TOO_LONG_IN_A_ROW = 10  # plans that would not be done in time, before the search gives up
 
 
 # A plan that was thought out starts with a short training, a sampler's with none.
@@ -79,7 +80,6 @@ class Driver:
         self._running: dict[int, _Running] = {}
         self._again: dict[int, Trial] = {}  # finalists under way, by their trials' numbers
         self._broken: set[int] = set()  # finalists that could not be trained again
-        self._waiting: Ask | None = None  # for there being time
         self._experience = Experience(macs)
         self._history: list[dict[str, Seen]] = [{} for _ in RUNGS]
         for trial in study.trials:
@@ -124,6 +124,7 @@ class Driver:
 
     def _begin_trial(self) -> str | None:
         """Submits the next plan; the reason where there is none that may start."""
+        too_long = 0
         while True:
             if self._trials is not None and self.counted + len(self._running) >= self._trials:
                 return "trials"
@@ -131,8 +132,7 @@ class Driver:
                 return "budget"
             if self._free_asks >= ASKS_PER_TRIAL * (self._backend.workers + 1):
                 return "exhausted"
-            ask = self._waiting or self._study.ask()
-            self._waiting = None
+            ask = self._study.ask()
             known = self._study.known(ask)
             if known is not None or self._study.is_running(ask):
                 if known is not None:
@@ -145,7 +145,7 @@ class Driver:
             simple = ask.origin.startswith("baseline:")
             rung = LAST if simple else FIRST[ask.origin.split(":")[0]]
             # What is not trained at all does not move the front.
-            needed_s = self._experience.expected_s(ask.plan, RUNGS[max(rung, SHORT)].share)
+            needed_s = self._experience.expected_s(ask.plan, share_of(max(rung, SHORT), simple))
             if simple and needed_s > SIMPLE_SHARE * self._clock.left_s:
                 self._progress.note(
                     f"To train {words.origin(ask.origin)} would take about "
@@ -154,8 +154,11 @@ class Driver:
                 self._study.drop(ask)
                 continue
             if not simple and needed_s + self._kept_s() > self._clock.left_s:
-                self._waiting = ask
-                return "budget"
+                self._study.drop(ask)  # a smaller one may fit
+                too_long += 1
+                if too_long == TOO_LONG_IN_A_ROW:
+                    return "budget"
+                continue
             number = self._next_number
             self._next_number += 1
             self._start(number, _Running(ask, rung))
@@ -168,9 +171,8 @@ class Driver:
         for trial in self._finalists():
             job = self._make_job(trial.plan, LAST, None)
             training = 1 + len(self._study.trainings.get(trial.number, ()))
-            epochs = job.epochs / RUNGS[LAST].share * FULL_SHARE
             self._again[trial.number] = trial
-            self._backend.submit(trial.number, replace(job, epochs=epochs, training=training))
+            self._backend.submit(trial.number, replace(job, training=training))
             return True
         return False
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from search.rungs import RUNGS
+from search.rungs import FULL_SHARE, LAST, RUNGS
 from search.trial import Trial
 from spaces import CompressionPlan
 
@@ -33,9 +33,16 @@ class Experience:
         self._others_s: deque[float] = deque(maxlen=RECENT)
 
     def learn(self, trial: Trial) -> None:
-        """Takes a finished trial into account; one that trained nothing says nothing."""
+        """Takes a finished trial into account.
+
+        One that trained nothing says nothing, nor does one that was trained in an earlier search.
+        """
+        if "cached" in trial.stages:
+            return
         rungs = [rung for rung in RUNGS if rung.name in trial.seen]
-        share, train_s = sum(rung.share for rung in rungs), trial.stages.get("train", 0.0)
+        whole = RUNGS[LAST] in rungs
+        share = FULL_SHARE if whole else sum(rung.share for rung in rungs)
+        train_s = trial.stages.get("train", 0.0)
         if share > 0 and train_s > 0:
             self._seen.append(_Seen(self._macs(trial.plan), train_s / share))
             self._others_s.append((trial.seconds - train_s) / len(rungs))

@@ -18,7 +18,6 @@ from search.trial import Trial
 FINALISTS = 3
 TRAININGS = 3  # of one plan, the first included
 MOST_AGAIN = 6  # trainings in one search that are not a plan's first
-FULL_SHARE = sum(rung.share for rung in RUNGS)  # as much as climbing every rung
 
 
 def best_training(trainings: Sequence[Trial]) -> Trial:

@@ -150,9 +150,9 @@ def rounded_up(name: str, value: float) -> float:
     """A limit that a figure just meets, with few digits: three, and of a drop in points two."""
     step = 1e-4 if name == "drop" else 10.0 ** (math.floor(math.log10(value)) - 2)
     up = math.ceil(value / step - 1e-9)
-    while up * step < value:
+    while (limit := float(f"{up * step:.12g}")) < value:
         up += 1
-    return float(f"{up * step:.12g}")
+    return limit
 
 
 def typed(name: str, limit: float) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from statistics import median
 
 from search.allocation import Allocator, Assignment
 from search.correction import correct
 from search.limits import Limits
+from search.rungs import RUNGS
 from search.sensitivity import Sensitivity
 from search.trial import Trial
 from spaces import CompressionPlan
@@ -33,8 +35,6 @@ class Proposer:
         self._limits = limits
         self._prior = Allocator(space, sensitivity)
         self._seen: dict[str, tuple[float, Assignment]] = {}
-        # Nothing slower is of use; where nothing is so fast, the fastest plan shows by how much.
-        self._ceiling_ms = limits.max_latency_ms or math.inf
 
     def next(
         self, trials: Sequence[Trial], running: Sequence[tuple[CompressionPlan, str]] = ()
@@ -51,30 +51,50 @@ class Proposer:
         """
         known = {trial.plan.plan_id for trial in trials} | {plan.plan_id for plan, _ in running}
         origins = [t.origin for t in trials] + [origin for _, origin in running]
-        finished = [t for t in trials if t.state == "complete" and t.evaluation is not None]
+        # What was not trained at all says little about what training makes of it.
+        finished = [t for t in trials if t.state == "complete" and t.rung != RUNGS[0].name]
         latencies = {t.number: self._modeled_ms(t) for t in finished}
+        ceiling_ms = self._ceiling_ms(finished, latencies)
         warm = origins.count("warm")
         if warm < OPENING:
             simple = [t for t in finished if t.is_baseline]
-            start_ms = min(self._fastest_feasible(simple, latencies), self._ceiling_ms)
+            start_ms = min(self._fastest_feasible(simple, latencies), ceiling_ms)
             share = (warm + 1) / (OPENING + 1)
             aim_ms = start_ms * (self._prior.fastest_ms() / start_ms) ** share
-            allocator, origin = self._prior, "warm"
-        else:
-            turn = origins.count("model")
-            aims = (self._halving, self._pressing, self._filling)
-            aim_ms = aims[turn % len(aims)](finished, latencies)
-            found = correct(self._prior.units, finished, lambda t: self._looked_at(t)[1])
-            allocator = self._prior.weighted(found.weights if found else {})
-            origin = "model"
-        aim_ms = min(aim_ms, self._ceiling_ms)
+            found = self._near(min(aim_ms, ceiling_ms), self._prior, known)
+            if found is not None:
+                return found, "warm"
+        aims = (self._halving, self._pressing, self._filling)
+        aim_ms = aims[origins.count("model") % len(aims)](finished, latencies)
+        correction = correct(self._prior.units, finished, lambda t: self._looked_at(t)[1])
+        allocator = self._prior.weighted(correction.weights if correction else {})
+        found = self._near(min(aim_ms, ceiling_ms), allocator, known)
+        return (found, "model") if found is not None else None
+
+    def _near(
+        self, aim_ms: float, allocator: Allocator, known: Container[str]
+    ) -> CompressionPlan | None:
+        """An unknown plan around the aim, ever further, faster first."""
         for attempt in range(TRIES):
-            # Around the aim, ever further, faster first.
             factor = 0.96 ** ((attempt + 1) // 2 * (1 if attempt % 2 else -1))
             plan = allocator.plan(allocator.solve(aim_ms * factor))
             if plan.plan_id not in known:
-                return plan, origin
+                return plan
         return None
+
+    def _ceiling_ms(self, finished: Sequence[Trial], latencies: Mapping[int, float]) -> float:
+        """The person's limit in the model's terms: nothing slower is of use.
+
+        Where nothing is so fast, the fastest plan shows by how much.
+        """
+        if self._limits.max_latency_ms is None:
+            return math.inf
+        measured = [
+            t.evaluation.value("latency_ms") / latencies[t.number]
+            for t in finished
+            if t.evaluation is not None
+        ]
+        return self._limits.max_latency_ms / (median(measured) if measured else 1.0)
 
     def _modeled_ms(self, trial: Trial) -> float:
         """The model's own latency of a trial's plan: aims and solutions are in its terms."""

@@ -43,6 +43,15 @@ RUNGS = (
     Rung("full", 1.0, True),
 )
 LAST = len(RUNGS) - 1
+FULL_SHARE = sum(rung.share for rung in RUNGS)
+
+
+def share_of(rung: int, from_scratch: bool) -> float:
+    """What a job at ``rung`` trains, as a share of the full training's epochs.
+
+    One that skips all rungs before the last trains as long as those that climbed them.
+    """
+    return FULL_SHARE if from_scratch and rung == LAST else RUNGS[rung].share
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,8 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
     hooks = bind(job.plan)
     with stages("build"):
         torch.manual_seed(trial_seed(bench.settings.seed, job.plan))
-        staged = job.checkpoint is None and job.epochs > 0 and any(h.refine for h in hooks)
+        in_parts = job.checkpoint is None and any(hook.refine for hook in hooks)
+        staged = in_parts and job.epochs > 0
         model, context = build(bench, hooks, begun=staged)
         if job.checkpoint is not None:
             model.load_state_dict(torch.load(job.checkpoint, weights_only=True))
@@ -152,11 +153,13 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
                 _train(model, hooks, context, job, bench, stages, staged)
     with stages("export"):
         path = export(model, hooks, bench, folder)
-        checkpoint = folder / "weights.pt"
-        torch.save(model.state_dict(), checkpoint)
+        checkpoint: Path | None = folder / "weights.pt"
+        torch.save(model.state_dict(), folder / "weights.pt")
     with stages("evaluate"):
         evaluation = facts.merged(evaluate(path, bench.context))
     violations = bench.limits.violations(evaluation, bench.context.profile)
+    if in_parts and not staged:
+        checkpoint = None  # the parts are yet to come
     return Outcome(evaluation, violations, stages.seconds, path, None, checkpoint)
 
 

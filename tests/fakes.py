@@ -135,4 +135,7 @@ def outcome(plan: CompressionPlan, limits: Limits, folder: Path) -> Outcome:
         reason = f"{next(iter(broken))} is over its limit"
         return Outcome(Evaluation(facts), facts_violations, {"facts": 0.1}, None, reason)
     model = folder / "plans" / plan.plan_id / "model.onnx"
-    return Outcome(evaluation, violations, {"train": 0.9, "evaluate": 0.1}, model)
+    checkpoint = model.with_name("weights.pt")
+    return Outcome(
+        evaluation, violations, {"train": 0.9, "evaluate": 0.1}, model, checkpoint=checkpoint
+    )

@@ -19,18 +19,22 @@ import numpy as np
 import pytest
 from backend_contract import BackendContract, Make, fake_job, ignore
 from benches import a_bench
+from networks import IMAGE, NETWORKS, seeded
 
 import search.cache_key
 from evaluators import Evaluation, Measurement
+from hardware_profiles import load_profile
 from search import cache as cache_module
 from search.backends import Finished, InlineBackend, Listen, Resources
 from search.backends.cached import CachedBackend
 from search.backends.messages import job_to_json, outcome_from_json
 from search.cache import EvaluationCache
-from search.cache_key import bench_parts, job_key
+from search.cache_key import bench_parts, job_key, sensitivity_key
 from search.limits import Limits
 from search.worker import Job, Outcome, Workbench, run_job
 from spaces import CompressionPlan, pruning
+from spaces.network import trace
+from spaces.space import SearchSpace
 
 KEY = "a" * 64
 TARGET = "mcu"  # whose latency is estimated from shapes
@@ -271,6 +275,20 @@ def test_other_confidence_threads_and_backend_change_the_key(bench: Workbench) -
     assert parts_of(_in_context(bench, confidence=0.99)) != before
     assert bench_parts(bench, "local", Resources(2)) != before
     assert bench_parts(bench, "ray", Resources()) != before
+
+
+def test_sensitivity_of_other_widths_bits_or_sizes_has_another_key() -> None:
+    """Microcontrollers take single channels, where a Raspberry Pi's are in steps of four."""
+    network = trace(seeded(NETWORKS["residual"]), IMAGE)
+    keys = {
+        sensitivity_key("weights", "data", SearchSpace.of(network, load_profile(name), opt_in))
+        for name in ("raspberry-pi-4b", "cortex-m7-2mb")
+        for opt_in in ((), ("resolution",))
+    }
+    assert len(keys) == 4
+    again = SearchSpace.of(network, load_profile("raspberry-pi-4b"))
+    assert sensitivity_key("weights", "data", again) in keys
+    assert sensitivity_key("others", "data", again) not in keys
 
 
 def test_other_version_of_a_package_changes_the_key(

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 
 import lives
 import optuna
@@ -19,10 +20,11 @@ from search.baselines import UNTOUCHED, simple_plans
 from search.clock import Clock, OutOfTimeError
 from search.driver import ASKS_PER_TRIAL, Driver
 from search.errors import TrialsFailedError
-from search.finals import FULL_SHARE, MOST_AGAIN, finalists
+from search.experience import Experience
+from search.finals import MOST_AGAIN, finalists
 from search.limits import Limits
 from search.progress import NullProgress
-from search.rungs import LAST, RUNGS
+from search.rungs import FULL_SHARE, LAST, RUNGS, share_of
 from search.storage import sqlite_storage
 from search.study import Ask, Study
 from search.tracking.tracker import NullTracker
@@ -57,7 +59,7 @@ def study_of(storage: optuna.storages.BaseStorage | None = None, sampler: str = 
 
 
 def make_job(plan: CompressionPlan, rung: int, checkpoint: Path | None) -> Job:
-    return Job(plan, RUNGS[rung].share, RUNGS[rung].constrained, checkpoint)
+    return Job(plan, share_of(rung, checkpoint is None), RUNGS[rung].constrained, checkpoint)
 
 
 def drive(
@@ -111,6 +113,30 @@ def test_budget_ends_the_search() -> None:
     # One second was spent on trial 0, and what began within the budget goes on to its end.
     assert backend.time.now_s == 1000.0 + 100.0
     assert study.elapsed_s <= 1.0 + 100.0
+
+
+def test_plan_that_takes_too_long_makes_room_for_smaller_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study, backend = study_of(), FakeBackend(LIMITS)
+    drive(study, backend, trials=10)  # simple plans and a few more
+    macs, asked, ask = macs_of(space_of()), list[CompressionPlan](), study.ask
+    most = median(macs(t.plan) for t in study.trials if not t.is_baseline)
+
+    def watched() -> Ask:
+        found = ask()
+        asked.append(found.plan)
+        return found
+
+    monkeypatch.setattr(study, "ask", watched)
+    monkeypatch.setattr(
+        Experience, "expected_s", lambda self, plan, share: 1e3 if macs(plan) > most else 0.1
+    )
+    assert drive(study, backend, budget_s=study.elapsed_s + 20.0) == "budget"
+    began = {job.plan for _, job in backend.jobs}
+    first = next(n for n, plan in enumerate(asked) if macs(plan) > most)
+    assert asked[first] not in began
+    assert began.intersection(asked[first + 1 :])
 
 
 def test_reserve_is_kept_for_the_end() -> None:
@@ -237,7 +263,7 @@ def test_baselines_are_trained_in_full_and_others_climb() -> None:
     shares = [rung.share for rung in RUNGS]
     for plan_id, trained in epochs.items():
         if plan_id in simple:
-            assert trained == [1.0]
+            assert trained == [FULL_SHARE]  # as much as climbing takes
         else:
             assert trained == shares[: len(trained)]
     climbed = [len(trained) for plan, trained in epochs.items() if plan not in simple]

@@ -146,8 +146,17 @@ def test_expected_seconds_are_the_least_of_what_larger_and_smaller_plans_tell() 
     assert expected(found, 800, 0.25) == pytest.approx(0.25 * 40 + 2)
 
 
+def test_simple_plan_trains_as_long_as_one_that_climbed() -> None:
+    found, plan = learned(), CompressionPlan({"fake": {"number": 100}})
+    stages, seen = {"train": 12.5, "export": 1.0}, {"full": SEEN}
+    found.learn(Trial(1, plan, "complete", "baseline:int8", stages=stages, seen=seen))
+    assert expected(found, 100, 1.0) == pytest.approx(10 + 1)
+
+
 def test_nothing_is_expected_of_the_first_and_nothing_learned_from_what_trained_nothing() -> None:
     assert expected(learned(), 100, 1.0) == 0.0
     found = learned()
     found.learn(trial(1, 0.01, stages={"cached": 0.1}))
+    # Its short training was another search's, and only the rest took time.
+    found.learn(trial(2, 0.01, stages={"cached": 0.1, "train": 0.2}))
     assert expected(found, 100, 1.0) == 0.0

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from fakes import space_of
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_finish import PROFILE, trial
 
@@ -114,6 +114,7 @@ def test_search_that_tried_nothing_says_so() -> None:
 
 
 @given(st.floats(1e-3, 1e9))
+@example(1.06)
 def test_limit_that_is_told_is_one_that_the_figure_meets(value: float) -> None:
     """Also when it is typed, and it is not needlessly wide."""
     for name, factor in (("latency_ms", 1e-3), ("size_bytes", 1.0)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fakes import space_of
 from test_infeasible import sensitivity
 
+from evaluators import Evaluation, Measurement
 from search.allocation import Allocator
 from search.limits import Limits
 from search.proposals import OPENING, Proposer
@@ -44,3 +45,32 @@ def test_fastest_plan_is_proposed_first_when_none_is_fast_enough() -> None:
     first, *others = proposed(Limits(0.03, max_latency_ms=fastest_ms / 2), OPENING)
     assert modeled_ms(first) == fastest_ms
     assert not others
+
+
+def finished(number: int, plan: CompressionPlan, ratio: float, origin: str = "warm") -> Trial:
+    """One whose latency is ``ratio`` times the modeled one."""
+    figures = {"latency_ms": ratio * modeled_ms(plan), "drop": 0.1}
+    named = [Measurement(name, v, "", "measured", "made up") for name, v in figures.items()]
+    evaluation, violations = Evaluation.of(named), {"drop": 0.07}
+    return Trial(number, plan, "complete", origin, evaluation, violations, rung="full")
+
+
+def test_ceiling_is_in_milliseconds_as_they_were_measured() -> None:
+    """A board on which all takes twice as long as modeled halves what may be proposed."""
+    ceiling_ms = 0.8 * modeled_ms(CompressionPlan())
+    seen = [finished(0, CompressionPlan(), 2.0, "baseline:fp32")]
+    proposer = Proposer(SPACE, sensitivity(), Limits(0.03, max_latency_ms=ceiling_ms))
+    found = proposer.next(seen)
+    assert found is not None
+    assert modeled_ms(found[0]) <= ceiling_ms / 2
+
+
+def test_model_goes_on_where_the_opening_has_nothing_new() -> None:
+    """Every plan around the opening's aim is known, and there were fewer than its four."""
+    proposer = Proposer(SPACE, sensitivity(), Limits(0.03))
+    trials = [finished(0, CompressionPlan(), 1.0, "baseline:fp32")]
+    while (found := proposer.next(trials)) and found[1] == "warm" and len(trials) < 40:
+        # Other samplers came across the opening's plans before the model did.
+        trials.append(finished(len(trials), found[0], 1.0, "sampler:tpe"))
+    assert found is not None
+    assert found[1] == "model"

@@ -96,9 +96,9 @@ def test_what_there_is_no_time_to_measure_is_estimated() -> None:
     assert {(s.costs, s.source) for s in found} == {(0.1, "estimated")}
 
 
-def finished(number: int, plan: CompressionPlan, drop: float) -> Trial:
+def finished(number: int, plan: CompressionPlan, drop: float, rung: str = "full") -> Trial:
     figure = Measurement("drop", drop, "", "measured", "made up")
-    return Trial(number, plan, "complete", "warm", Evaluation.of([figure]))
+    return Trial(number, plan, "complete", "warm", Evaluation.of([figure]), rung=rung)
 
 
 def corrected(trials: Sequence[Trial]) -> Correction | None:
@@ -114,6 +114,8 @@ def test_correction_gives_more_weight_to_what_was_seen_to_hurt() -> None:
     trials = [finished(n, narrowed({STEM: 8}), 0.10) for n in range(3)]
     trials += [finished(n, narrowed({OTHER: 8}), 0.01) for n in range(3, 6)]
     found = corrected(trials)
+    untrained = [finished(n, narrowed({OTHER: 8}), 0.90, "recalibrated") for n in range(6, 9)]
+    assert corrected([*trials, *untrained]) == found
     assert found is not None
     assert found.weights[STEM] > 1 > found.weights[OTHER]
     estimate = estimator(SPACE, sensitivity(), tuple(trials))

@@ -57,11 +57,18 @@ def test_pruning_in_two_steps_ends_as_planned(
     for figure in ("size_bytes", "macs", "parameters"):
         assert first.evaluation[figure].value == second.evaluation[figure].value
 
-    # The next rung goes on from the final widths, in one part; so does one without training.
+    # The next rung goes on from the final widths, in one part.
     seen.clear()
     run_job(Job(twice, 2.0, checkpoint=second.checkpoint), bench, ignore)
-    run_job(Job(twice, 0.0), bench, ignore)
     assert seen == [(8, 2.0)]
+
+    # A rung without training leaves the two parts to the next one.
+    seen.clear()
+    untrained = run_job(Job(twice, 0.0), bench, ignore)
+    assert untrained.evaluation["macs"].value == second.evaluation["macs"].value
+    run_job(Job(twice, 2.0, checkpoint=untrained.checkpoint), bench, ignore)
+    assert seen == [(11, 0.5), (8, 1.5)]
+    assert run_job(Job(once, 0.0), bench, ignore).checkpoint is not None
     model, _ = worker.build(bench, bind(twice))
     assert model.stem[0].out_channels == 8
 

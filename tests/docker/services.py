@@ -23,7 +23,7 @@ from network import Network
 from podman_compose import rec_subs
 
 DOCKER = PROJECT / "docker"
-START_S = 180.0
+START_S = 300.0
 
 
 class Services:
@@ -46,8 +46,11 @@ class Services:
         """Starts it and waits until it is healthy, as ``depends_on`` does."""
         service = self.content[name]
         command = [*service["entrypoint"], *service["command"]]
-        self._spawn(name, self._network.command(name, self._in_image(name, command)))
-        self._wait(name, self._network.command(name, self._in_image(name, self._check(name))))
+        whole = self._network.command(name, self._in_image(name, command))
+        self._spawn(name, whole)
+        self._wait(
+            name, self._network.command(name, self._in_image(name, self._check(name))), whole
+        )
 
     def start_postgres(self) -> None:
         """Debian's server, with the user, databases and password of the file."""
@@ -77,7 +80,7 @@ class Services:
                   "-c", "listen_addresses=*", "-c", f"unix_socket_directories={data}"]  # fmt: skip
         self._spawn(name, self._network.command(name, server))
         check = [str(programs / "pg_isready"), "--host=localhost", "--quiet"]
-        self._wait(name, self._network.command(name, check))
+        self._wait(name, self._network.command(name, check), None)
         client = [str(programs / "psql"), "--host=localhost", user, "--dbname=postgres",
                   "--quiet", "--set=ON_ERROR_STOP=1"]  # fmt: skip
         made = f"CREATE DATABASE {settings['POSTGRES_DB']};\n"
@@ -107,11 +110,12 @@ class Services:
 
     def stop(self, name: str) -> None:
         process = self._running.pop(name)
-        family = [psutil.Process(process.pid)]
-        family += family[0].children(recursive=True)
-        for each in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself
+            family = [psutil.Process(process.pid)]
+            family += family[0].children(recursive=True)
+            for each in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
         process.wait()
 
     def close(self) -> None:
@@ -150,10 +154,14 @@ class Services:
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
             )
 
-    def _wait(self, name: str, check: Sequence[str]) -> None:
+    def _wait(self, name: str, check: Sequence[str], again: Sequence[str] | None) -> None:
+        """Until it is healthy; one that ended is started ``again``, as the file says."""
         give_up = time.monotonic() + START_S
         while subprocess.run(check, capture_output=True).returncode != 0:
             ended = self._running[name].poll() is not None
-            if ended or time.monotonic() > give_up:
+            if (ended and again is None) or time.monotonic() > give_up:
                 raise RuntimeError(f"{name} did not start: {self.log(name)[-3000:]}")
+            if ended and again is not None:
+                assert self.content[name]["restart"] == "unless-stopped"
+                self._spawn(name, again)
             time.sleep(1.0)
