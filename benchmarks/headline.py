@@ -6,8 +6,8 @@
 
 Each job is one search on this machine, `--target host --max-drop 0.03`, and one front. At limits
 of 0.5, 1 and 3 points the fastest trial that meets the limit (by point estimate, validation
-split) stands against the fastest uniform pruning that does, in float or int8, trained as long,
-of 12.5 % to 87.5 % in steps of 12.5, and 93.75 %. Pairs are measured interleaved in one run.
+split) stands against the fastest uniform pruning that does, in float or int8, trained as long and
+as often as a finalist, of 12.5 % to 87.5 % in steps of 12.5, and 93.75 %. Pairs are measured interleaved in one run.
 MobileNetV2 stands against its own plain int8. A job that is done in the output folder is read,
 one that was interrupted goes on. Exits 1 when a bound is missed.
 """
@@ -29,11 +29,12 @@ import optuna
 from record import open_bench, uniform_plans
 
 from evaluators.latency_host import FINAL_BUDGET_S, close_host_agent, measure
-from search.finals import best_training
+from search.finals import TRAININGS, best_training
+from search.rungs import FULL_SHARE
 from search.study import trial_from_json
 from search.trial import Trial
 from search.worker import Job, Workbench, build, export, run_job
-from spaces import CompressionPlan
+from spaces import CompressionPlan, quantization
 from spaces.space import SearchSpace, bind
 
 LIMITS = (0.005, 0.01, 0.03)
@@ -99,7 +100,7 @@ def main() -> int:
             gains += [row["than_uniform"] for row in rows]
             figures[job.name] = {"limits": rows, "winner": summary(result)}
         else:
-            figures[job.name] = against_int8(folder, result)
+            figures[job.name] = against_int8(job, args.data, folder, result)
         missed += list(misses(job, figures[job.name]))
     if gains:
         mean = math.exp(sum(map(math.log, gains)) / len(gains))
@@ -220,11 +221,11 @@ class Uniform:
     def __init__(self, bench: Workbench, space: SearchSpace, untouched: Path, kept: Path) -> None:
         self._bench = bench
         self._kept = kept
-        self._drops: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
-        self._folder = bench.folder
+        # Of each training of a plan.
+        self._drops: dict[str, list[float]] = json.loads(kept.read_text()) if kept.exists() else {}
         found = []
         for plan, name in uniform_plans(space):
-            model = self._untrained(plan)
+            model = untrained(bench, plan)
             ratio = measure(model, untouched).interval.value
             found.append((ratio, name, plan, model))
         self._grid = sorted(found, key=lambda each: each[0])
@@ -236,23 +237,17 @@ class Uniform:
             SystemExit: none does.
         """
         for ratio, name, plan, model in self._grid:
-            if name not in self._drops:
-                outcome = run_job(
-                    Job(plan, self._bench.settings.epochs), self._bench, lambda stage, done: None
-                )
-                self._drops[name] = outcome.evaluation.value("drop")
+            drops = self._drops.setdefault(name, [])
+            # As many chances as a search gives its finalists.
+            while min(drops, default=math.inf) > limit and len(drops) < TRAININGS:
+                epochs = FULL_SHARE * self._bench.settings.epochs
+                job = Job(plan, epochs, training=len(drops))
+                outcome = run_job(job, self._bench, lambda stage, done: None)
+                drops.append(outcome.evaluation.value("drop"))
                 self._kept.write_text(json.dumps(self._drops))
-            if self._drops[name] <= limit:
-                return Found(name, model, self._drops[name], ratio)
+            if min(drops) <= limit:
+                return Found(name, model, min(drops), ratio)
         raise SystemExit(f"no uniform plan meets {limit:.1%}")
-
-    def _untrained(self, plan: CompressionPlan) -> Path:
-        """A file of the plan's shapes and bits, which is all that latency depends on."""
-        folder = self._folder / f"untrained-{plan.plan_id}"
-        folder.mkdir(parents=True)
-        hooks = bind(plan)
-        model, _ = build(self._bench, hooks)
-        return export(model, hooks, self._bench, folder)
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,15 +264,37 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: winner[name] for name in kept}
 
 
-def against_int8(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+def plain_int8(
+    job: Search, data: str | None, trials: Sequence[Trial], folder: Path, scratch: Path
+) -> Path:
+    """The search's own, or one made for its shapes where the budget had no time to train it."""
+    for trial in trials:
+        if trial.origin == "baseline:int8" and trial.model is not None:
+            return folder / trial.model
+    bench, prepared, _ = open_bench("host", data if job.elpv else None, scratch, job.model)
+    plan = CompressionPlan({"quantization": quantization.everywhere(prepared.space.network, 8)})
+    return untrained(bench, plan)
+
+
+def untrained(bench: Workbench, plan: CompressionPlan) -> Path:
+    """A file of the plan's shapes and bits, which is all that latency depends on."""
+    folder = bench.folder / f"untrained-{plan.plan_id}"
+    folder.mkdir(parents=True)
+    hooks = bind(plan)
+    model, _ = build(bench, hooks)
+    return export(model, hooks, bench, folder)
+
+
+def against_int8(
+    job: Search, data: str | None, folder: Path, result: Mapping[str, Any]
+) -> dict[str, Any]:
     """Prints and returns the winner against plain int8, measured in a pair."""
     trials = trials_of(folder)
-    int8 = next(t for t in trials if t.origin == "baseline:int8")
     winner = summary(result)
-    ours = next(t for t in trials if t.plan.plan_id == winner.get("plan_id", int8.plan.plan_id))
-    assert ours.model is not None
-    assert int8.model is not None
-    pair = measure(folder / ours.model, folder / int8.model, budget_s=FINAL_BUDGET_S)
+    with tempfile.TemporaryDirectory() as scratch:
+        int8 = plain_int8(job, data, trials, folder, Path(scratch))
+        ours = next((t.model for t in trials if t.plan.plan_id == winner.get("plan_id")), None)
+        pair = measure(folder / ours if ours else int8, int8, budget_s=FINAL_BUDGET_S)
     close_host_agent()
     gain = 1 / pair.interval.value
     print(

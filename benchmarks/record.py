@@ -95,10 +95,19 @@ def record(path: Path, target: str, data: str | None, count: int, scratch: Path)
         print(f"{len(rows):4d}  {source:<24}{row.drops['full']:8.2%}{spent_s:8.1f} s", flush=True)
 
 
-def open_bench(target: str, data: str | None, scratch: Path) -> tuple[Workbench, Prepared, float]:
+def open_bench(
+    target: str, data: str | None, scratch: Path, model: str | None = None
+) -> tuple[Workbench, Prepared, float]:
     """A bench on which all is compared with the untouched model; that one's accuracy is last."""
     request = Request(
-        load_task(data=data), load_profile(target), Limits(0.03), None, None, "tpe", 0, "record"
+        load_task(model, data=data),
+        load_profile(target),
+        Limits(0.03),
+        None,
+        None,
+        "tpe",
+        0,
+        "record",
     )
     folder = StudyFolder(scratch / "study")
     folder.scratch.mkdir(parents=True)
