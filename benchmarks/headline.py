@@ -7,9 +7,9 @@
 Each job is one search on this machine, `--target host --max-drop 0.03`, and one front. At limits
 of 0.5, 1 and 3 points the fastest trial that meets the limit (by point estimate, validation
 split) stands against the fastest uniform pruning that does, in float or int8, trained as long and
-as often as a finalist, of 12.5 % to 87.5 % in steps of 12.5, and 93.75 %. Pairs are measured interleaved in one run.
-MobileNetV2 stands against its own plain int8. A job that is done in the output folder is read,
-one that was interrupted goes on. Exits 1 when a bound is missed.
+as often as a finalist, of 12.5 % to 87.5 % in steps of 12.5, and 93.75 %. Pairs are measured
+interleaved in one run. MobileNetV2 stands against its own plain int8. A job that is done in the
+output folder is read, one that was interrupted goes on. Exits 1 when a bound is missed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from record import open_bench, uniform_plans
 
 from evaluators.latency_host import FINAL_BUDGET_S, close_host_agent, measure
@@ -180,7 +181,10 @@ def against_uniform(job: Search, data: str | None, folder: Path) -> list[dict[st
     rows = []
     print(f"{'limit':>6}{'ours':>10}{'uniform':>10}{'FP32':>10}   as fast as uniform, as FP32")
     with tempfile.TemporaryDirectory() as scratch:
-        bench, prepared, _ = open_bench("host", data if job.elpv else None, Path(scratch))
+        bench, prepared, _ = open_bench(
+            *("host", data if job.elpv else None, Path(scratch), job.model),
+            weights=baseline_of(folder, Path(scratch)),
+        )
         uniform = Uniform(bench, prepared.space, untouched, folder / "uniform.json")
         for limit in LIMITS:
             ours, theirs = found_in(trials, folder, limit), uniform.fastest(limit)
@@ -209,6 +213,16 @@ def against_uniform(job: Search, data: str | None, folder: Path) -> list[dict[st
             )
     close_host_agent()
     return rows
+
+
+def baseline_of(folder: Path, scratch: Path) -> Path | None:
+    """Untouched weights of a search whose budget cut their training short; others are cached."""
+    shortened = folder / "baseline.pt"
+    if not shortened.exists():
+        return None
+    weights = scratch / "baseline.pt"
+    torch.save(torch.load(shortened, weights_only=True)["weights"], weights)
+    return weights
 
 
 class Uniform:

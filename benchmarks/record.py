@@ -96,11 +96,15 @@ def record(path: Path, target: str, data: str | None, count: int, scratch: Path)
 
 
 def open_bench(
-    target: str, data: str | None, scratch: Path, model: str | None = None
+    target: str,
+    data: str | None,
+    scratch: Path,
+    model: str | None = None,
+    weights: Path | None = None,
 ) -> tuple[Workbench, Prepared, float]:
     """A bench on which all is compared with the untouched model; that one's accuracy is last."""
     request = Request(
-        load_task(model, data=data),
+        load_task(model, weights, data),
         load_profile(target),
         Limits(0.03),
         None,
