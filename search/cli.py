@@ -109,8 +109,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--model",
         metavar="SPEC",
-        help="torchvision:NAME, timm:NAME or package.module:function "
-        "(default torchvision:resnet18)",
+        help="torchvision:NAME, timm:NAME, package.module:function or an exported program, "
+        "FILE.pt2 (default torchvision:resnet18)",
     )
     add("--weights", type=Path, metavar="FILE", help="its trained state dict (.pt, .safetensors)")
     add(
@@ -195,7 +195,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FORMAT",
         help="hand the winner over in this format, too: tflite, tensorrt or ort; may be repeated",
     )
-    add("--register", metavar="NAME", help="register the winner in MLflow under this name")
+    add("--register", metavar="NAME", help="register the winner in MLflow as models:/NAME@TARGET")
     add(
         "--no-cache",
         action="store_true",
@@ -350,6 +350,7 @@ def request_of(
         storage=args.storage,
         cached=not args.no_cache,
         exports=exports,
+        register=args.register,
         seed=args.seed,
         command=command,
     )

@@ -10,6 +10,7 @@ from search.data.preprocessing import parse_image_size, read_preprocess
 from search.data.raw import SPLIT_NAMES, SplitName
 from search.folder import check_folder
 from search.models.weights_file import check_weights_file
+from search.registry import check_registration
 from search.sources import find_source
 
 
@@ -23,6 +24,8 @@ def check_early(args: Namespace, target: str, model: Any, data: Any) -> None:
     """
     if not args.dry_run:
         check_folder(args.output, args.study, args.resume, target)
+    if args.register is not None:
+        check_registration(args.register, target)
     if args.weights is not None:
         check_weights_file(args.weights)
     if args.image_size is not None:

@@ -16,6 +16,8 @@ from rich.table import Table
 
 from evaluators import Evaluation, Measurement
 from evaluators.drop import DropBound
+from search.folder import StudyFolder
+from search.registry import address
 from search.report import words
 from search.report.figures import figures_of, value
 from search.report.formats import told_format
@@ -297,6 +299,11 @@ def commands(result: SearchResult) -> list[tuple[str, str]]:
     told = []
     if result.tracking_uri:
         told.append(("review", review_command(result.tracking_uri)))
+    if result.tracking_uri and result.register and result.winner:
+        store = shlex.quote(without_password(result.tracking_uri))
+        model = shlex.quote(address(result.register, result.profile.name))
+        serve = f"mlflow models serve --model-uri {model} --env-manager local"
+        told.append(("serve", f"MLFLOW_TRACKING_URI={store} {serve}"))
     if result.winner:
         verify = result.folder / BUNDLE / "verify.py"
         told.append(("verify", f"python {shlex.quote(str(verify))}"))
@@ -305,11 +312,17 @@ def commands(result: SearchResult) -> list[tuple[str, str]]:
 
 def review_command(tracking_uri: str) -> str:
     """How to look at an MLflow store; a server is an address to open, without its password."""
-    parts = urlsplit(tracking_uri)
-    if parts.scheme in ("http", "https"):
-        host = parts.netloc.rpartition("@")[2]
-        return f"open {urlunsplit((parts.scheme, host, parts.path, '', ''))}"
+    if tracking_uri.startswith(("http://", "https://")):
+        return f"python -m webbrowser {shlex.quote(without_password(tracking_uri))}"
     return f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}"
+
+
+def without_password(tracking_uri: str) -> str:
+    """The address of a store; of a server without user and password, which belong elsewhere."""
+    parts = urlsplit(tracking_uri)
+    if parts.scheme not in ("http", "https"):
+        return tracking_uri
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def summary(result: SearchResult, width: int = 100) -> str:
@@ -330,7 +343,9 @@ def summary(result: SearchResult, width: int = 100) -> str:
         *result.data.notes,
     ]:
         console.print(sentence)
-    told = "\n".join(f"  {purpose:<10} {command}" for purpose, command in commands(result))
+    report = StudyFolder(result.folder).report.resolve().as_uri()
+    typed = [("report", f"python -m webbrowser {report}"), *commands(result)]
+    told = "\n".join(f"  {purpose:<10} {command}" for purpose, command in typed)
     lines = [line.rstrip() for line in page.getvalue().splitlines()]
     return "\n".join([*lines, "", told]) + "\n"  # a command is never broken into lines
 

@@ -11,7 +11,6 @@ import onnxruntime as ort
 import pytest
 
 from hardware_profiles import load_profile, read_profile, shipped_profiles
-from hardware_profiles.cli import main
 from hardware_profiles.board import Board
 from hardware_profiles.calibration import (
     COUNT_PARTS,
@@ -20,6 +19,7 @@ from hardware_profiles.calibration import (
     calibrate,
     measure,
 )
+from hardware_profiles.cli import main
 from hardware_profiles.commands import calibrate as command
 from hardware_profiles.counts import latency_ms
 from hardware_profiles.events import COUNT_COLUMNS, FEATURES

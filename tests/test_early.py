@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -15,11 +16,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from loading_samples import random_pixels, write_module, write_npz
+from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import (
+    _validate_model_alias_name,
+    _validate_model_alias_name_reserved,
+    _validate_model_name,
+)
 from torchvision import models
 
 from hardware_profiles.dependencies import REQUIRED, told_when_missing
 from search.cli import again, main
+from search.errors import InputError
 from search.models.registered import registered
+from search.registry import check_registration
 from search.sources import list_sources
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +76,8 @@ def test_typos_are_refused_before_anything_slow_is_imported(tmp_path: Path) -> N
         ["--study", "mine"],
         ["--study", "other", "--resume"],
         ["--study", "a/b"],
+        ["--register", "a/b"],
+        ["--register", ""],
         ["--no-such-option"],
     ]
     before = sorted(tmp_path.rglob("*"))
@@ -85,6 +96,31 @@ for typo in json.loads(sys.argv[1]):
     assert len(lines) == len(typos), err
     assert all(line.startswith("search: ") for line in lines)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+NAMES = ["cells", "a b", "a.b", "..a", ".a", "a@b", "ä", "", " ", "/", "a/b", "a:b", ".", ".."]
+TARGETS = ["raspberry-pi-4b", "host", "A_1", "v2x", "latestx", "", "my board", "a.b", "a@b"]
+TARGETS += ["latest", "Latest", "v8", "V12", "a" * 255, "a" * 256]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_refused_that_mlflow_would_refuse(name: str) -> None:
+    assert _passes(check_registration, name, "host") == _passes(_validate_model_name, name)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_targets_are_refused_that_mlflow_refuses_as_aliases(target: str) -> None:
+    theirs = (_validate_model_alias_name, _validate_model_alias_name_reserved)
+    taken = all(_passes(check, target) for check in theirs)
+    assert _passes(check_registration, "cells", target) == taken
+
+
+def _passes(check: Callable[..., None], *values: str) -> bool:
+    try:
+        check(*values)
+    except (InputError, MlflowException):
+        return False
+    return True
 
 
 def test_sources_are_found_without_importing_their_helpers() -> None:

@@ -162,7 +162,24 @@ def test_summary_says_proved_and_what_to_type_next():
     assert "Proved: on 300 test images its accuracy drops by 0.56 points" in told
     assert "python 'runs/solar cells/best/verify.py'" in told
     assert "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db" in told
+    assert f"python -m webbrowser file://{Path.cwd()}/runs/solar%20cells/report.html" in told
+    assert "mlflow models serve" not in told
     assert sample_result(FOLDER).command in told.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("uri", "store"),
+    [
+        ("sqlite:///my runs/mlflow.db", "'sqlite:///my runs/mlflow.db'"),
+        ("https://me:***@host/mlflow", "https://host/mlflow"),
+    ],
+)
+def test_summary_says_how_to_serve_what_was_registered(uri, store):
+    result = replace(sample_result(FOLDER), tracking_uri=uri, register="cells")
+    serve = "mlflow models serve --model-uri models:/cells@raspberry-pi-4b --env-manager local"
+    assert f"MLFLOW_TRACKING_URI={store} {serve}" in plain(summary(result))
+    lost = replace(sample_result(FOLDER, winner="none"), tracking_uri=uri, register="cells")
+    assert "mlflow models serve" not in plain(summary(lost))
 
 
 @pytest.mark.parametrize(
@@ -267,8 +284,8 @@ def test_summary_is_honest_when_nothing_simple_or_nothing_new_wins():
     ("uri", "command"),
     [
         ("sqlite:////a b/mlflow.db", "mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db'"),
-        ("http://127.0.0.1:5000", "open http://127.0.0.1:5000"),
-        ("https://me:secret@host/mlflow", "open https://host/mlflow"),
+        ("http://127.0.0.1:5000", "python -m webbrowser http://127.0.0.1:5000"),
+        ("https://me:secret@host/mlflow", "python -m webbrowser https://host/mlflow"),
     ],
 )
 def test_review_command_fits_the_store_and_hides_passwords(uri, command):

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from search.registry import address
 from search.report import words
 from search.result import SearchResult
 from search.task import Metric
@@ -203,6 +204,9 @@ class MlflowTracker:
                 )
             elif event["event"] == "back":
                 self._tell("back", "MLflow is back; what it missed is being sent.")
+            elif event["event"] == "registered":
+                model = address(event["name"], event["alias"])
+                self._tell("registered", f"The winner is registered in MLflow: {model}.")
             else:
                 self._tell("refused", f"MLflow refused {event['what']}: {event['why']}.")
         if self._sender.poll() not in (None, 0, 1):

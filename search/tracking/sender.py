@@ -7,8 +7,8 @@ that hangs ever takes time from a trial, and so that its settings and its talk s
 person's process. It is run as a file and imports nothing of this project.
 
 It reads ``mlflow.jsonl`` from where ``mlflow.json`` says it stopped, writes one JSON line per
-event to standard output (``away``, ``back``, ``refused``), and ends when the search is over and
-all is sent, or when the search is over and the store does not answer.
+event to standard output (``away``, ``back``, ``refused``, ``registered``), and ends when the
+search is over and all is sent, or when the search is over and the store does not answer.
 
 Every record may be sent twice without harm: runs are found again by their tags, parameters and
 metrics carry the record's own time stamp, and files replace files.
@@ -261,6 +261,9 @@ class Sender:
                 self.store.send(record)
         except Refused as error:
             self.emit("refused", what=_name(record), why=str(error))
+        else:
+            if record.get("register"):
+                self.emit("registered", name=record["register"], alias=record["alias"])
         if self.is_away:
             self.is_away = False
             self.emit("back")
