@@ -8,7 +8,16 @@ import shutil
 from pathlib import Path
 
 LEAST_FREE_BYTES = 50_000_000  # an export and a checkpoint of a large network
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def is_of_disk(message: str) -> bool:
+    """Whether an exception says that some disk was full or read-only just then.
+
+    That may have been another node's, or have ended with the job that filled it.
+    """
+    return any(os.strerror(code) in message for code in _FULL)
 
 
 def disk_trouble(folder: Path) -> str | None:

@@ -7,13 +7,14 @@ expected to finish in time, a part is kept for finalists, and what they leave go
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from search.backends import Backend, Finished
 from search.clock import Clock, OutOfTimeError
-from search.disk import disk_trouble
+from search.disk import disk_trouble, is_of_disk
 from search.errors import TrialsFailedError
 from search.experience import Experience
 from search.finals import MOST_AGAIN, finalists
@@ -30,6 +31,7 @@ from spaces import CompressionPlan
 ASKS_PER_TRIAL = 20  # rejected and repeated plans are free, within bounds
 FAILURES_IN_A_ROW = 5
 DISK_PAUSE_S = 2.0
+DISK_ERRORS = 3  # of one job, before it counts as failed
 FINALS_SHARE = 0.15  # of the budget, at most, is kept for finalists
 SIMPLE_SHARE = 0.5  # of what is left, at most, is for one simple baseline
 TOO_LONG_IN_A_ROW = 10  # plans that would not be done in time, before the search gives up
@@ -90,6 +92,8 @@ class Driver:
         self._next_number = max((trial.number for trial in study.trials), default=-1) + 1
         self._free_asks = 0
         self._failures = 0
+        self._disk_errors: Counter[int] = Counter()  # by ticket
+        self._disk_errors: Counter[int] = Counter()
 
     def run(self) -> str:
         """Runs trials until something ends the search, and says what: ``trials``, ``budget``,
@@ -210,7 +214,7 @@ class Driver:
             self._take_training(finished)
             return
         running = self._running.pop(finished.ticket)
-        if finished.error is not None and self._waited_for_disk():
+        if self._was_the_disk(finished):
             self._start(finished.ticket, running)  # it was no fault of the trial
             return
         ask, outcome = running.ask, finished.outcome
@@ -260,7 +264,7 @@ class Driver:
 
     def _take_training(self, finished: Finished) -> None:
         trial, outcome = self._again.pop(finished.ticket), finished.outcome
-        if finished.error is not None and self._waited_for_disk():
+        if self._was_the_disk(finished):
             return  # it is still a finalist
         if outcome is None or outcome.reason is not None:
             self._broken.add(trial.number)
@@ -294,6 +298,23 @@ class Driver:
             return False
         front = [s for s in self._history[LAST].values() if s.violation <= 0]
         return goes_on(rung, plan_id, self._history, front, self._max_drop)
+
+    def _was_the_disk(self, finished: Finished) -> bool:
+        """Whether a job ended by a disk that can be written to by now.
+
+        Raises:
+            OutOfTimeError: the budget is used up.
+        """
+        if finished.error is None:
+            return False
+        if self._waited_for_disk():
+            return True
+        if not is_of_disk(finished.error) or self._disk_errors[finished.ticket] == DISK_ERRORS:
+            return False
+        self._disk_errors[finished.ticket] += 1
+        self._progress.note(f"A job is run again, since a disk was in its way: {finished.error}")
+        time.sleep(DISK_PAUSE_S)
+        return True
 
     def _waited_for_disk(self) -> bool:
         """Whether the disk had trouble; if so it is over, or the budget is.

@@ -171,11 +171,57 @@ def test_full_or_read_only_disk_is_waited_for(
     assert StoredStudy(sqlite_storage(tmp_path / "study.db"), "s", None, pytest.fail).trials
 
 
+# What is seen of the disk after a job failed, the job's error, and how often it fails.
+@pytest.mark.parametrize(
+    ("troubles", "error", "times", "said"),
+    [
+        (
+            ["the disk is full", "the disk is full", None],
+            "RuntimeError: failed writing file",
+            1,
+            [
+                "The search waits, since the disk is full.",
+                "The disk can be written to again; the search goes on.",
+            ],
+        ),
+        # The job's end made room, or the disk is another node's.
+        (
+            [],
+            "OSError: [Errno 28] No space left on device",
+            3,
+            [
+                "A job is run again, since a disk was in its way: "
+                "OSError: [Errno 28] No space left on device"
+            ]
+            * 3,
+        ),
+    ],
+)
 def test_job_that_a_full_disk_ended_is_run_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    troubles: list[str | None],
+    error: str,
+    times: int,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    troubles = iter(["the disk is full", "the disk is full", None])
-    monkeypatch.setattr(driver, "disk_trouble", lambda _: next(troubles, None))
+    study, backend, notes = two_trials(troubles, error, times, monkeypatch)
+    assert [t.state for t in study.trials] == ["complete", "complete"]
+    assert backend.jobs[0] == backend.jobs[times]
+    assert notes == said
+
+
+def test_job_fails_when_its_disk_stays_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, _, notes = two_trials([], "OSError: Read-only file system", 9, monkeypatch)
+    assert study.trials[0].state == "failed"
+    assert len(notes) == driver.DISK_ERRORS
+
+
+def two_trials(
+    troubles: list[str | None], error: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Study, FakeBackend, list[str]]:
+    """A search of two trials, whose first job ends with an error so many times."""
+    seen = iter(troubles)
+    monkeypatch.setattr(driver, "disk_trouble", lambda _: next(seen, None))
     monkeypatch.setattr(driver, "DISK_PAUSE_S", 0.0)
     notes: list[str] = []
     progress = NullProgress()
@@ -184,12 +230,12 @@ def test_job_that_a_full_disk_ended_is_run_again(
         space_of(), optuna.storages.InMemoryStorage(), "s", metric="accuracy", sampler="random",
         seed=0,
     )  # fmt: skip
-    errors = {0: "OSError: No space left on device"}
+    errors = {0: error}
     backend = FakeBackend(Limits(0.03), errors=errors)
     clock = Clock(None, 0.0, 0.0, 0.0, FakeTime())
 
     def forget(_ticket: int, _job: Job) -> None:
-        if len(backend.jobs) > 1:
+        if len(backend.jobs) > times:
             errors.clear()
 
     backend.before = forget
@@ -200,12 +246,7 @@ def test_job_that_a_full_disk_ended_is_run_again(
     tracker, folder = NullTracker(), Path("study")
     macs = macs_of(space_of())
     Driver(study, backend, make_job, clock, 2, progress, tracker, folder, 0.03, macs).run()
-    assert [t.state for t in study.trials] == ["complete", "complete"]
-    assert backend.jobs[0] == backend.jobs[1]
-    assert notes == [
-        "The search waits, since the disk is full.",
-        "The disk can be written to again; the search goes on.",
-    ]
+    return study, backend, notes
 
 
 def test_disk_without_room_is_in_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
