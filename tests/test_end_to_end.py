@@ -6,18 +6,25 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import optuna
 import pytest
+
+from search.cli import build_parser
+from tests.servers import free_port, wait_until_alive
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -48,6 +55,7 @@ TRIALS = 8
 OPTIONS = ["--target", "arm", "--max-drop", "0.05", "--model", "tiny:network"]
 OPTIONS += ["--image-size", "16", "--json"]
 SECRET = "correct-horse"
+STUDY = "one"  # that is killed and resumed, and registered under the same name
 
 
 @dataclass
@@ -84,6 +92,26 @@ class Place:
             yield process
         finally:
             process.kill()
+            process.wait()
+
+    @contextlib.contextmanager
+    def typed(self, command: str, out: int | TextIO) -> Iterator[subprocess.Popen[str]]:
+        """A command as at a terminal where the environment is active; ends with the block."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        process = subprocess.Popen(
+            ["sh", "-c", command],
+            cwd=self.folder,
+            env=self.environment() | {"PATH": path},
+            stdout=out,
+            stderr=out,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the command and what it started
             process.wait()
 
     def trials(self, study: str) -> list[dict[str, Any]]:
@@ -127,16 +155,16 @@ class Finished:
 
     @property
     def bundle(self) -> Path:
-        return self.place.runs / "one" / "best"
+        return self.place.runs / STUDY / "best"
 
 
 @pytest.fixture(scope="module")
 def finished(place: Place) -> Finished:
-    options = ["--study", "one", "--trials", str(TRIALS)]
+    options = ["--study", STUDY, "--register", STUDY, "--trials", str(TRIALS)]
     with place.started(*options) as process:
         until(process, "trial 3 (")
         process.send_signal(signal.SIGKILL)
-    before = place.trials("one")
+    before = place.trials(STUDY)
     with place.started(*options, "--resume") as process:
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -144,7 +172,7 @@ def finished(place: Place) -> Finished:
 
 
 def test_killed_search_loses_and_repeats_no_trial(finished: Finished) -> None:
-    after = finished.place.trials("one")
+    after = finished.place.trials(STUDY)
     assert [t["number"] for t in finished.before] == [0, 1, 2, 3]
     assert after[:4] == finished.before
     assert [t["number"] for t in after] == list(range(TRIALS))
@@ -157,7 +185,7 @@ def test_result_is_the_only_line_on_standard_output(finished: Finished) -> None:
     assert finished.out.count("\n") == 1
     assert "said by the person's own code" in finished.err
     result = finished.result
-    assert result["study"] == "one"
+    assert result["study"] == STUDY
     assert result["target"] == "raspberry-pi-4b"
     assert result["stopped_by"] == "trials"
     assert result["trials"] == {"completed": TRIALS, "rejected": 0, "failed": 0}
@@ -210,6 +238,83 @@ def test_person_is_told_what_came_of_it_and_what_to_type_next(finished: Finished
     assert "Traceback" not in finished.err
     reproduce = finished.err[finished.err.index("reproduce") :]
     assert "--resume" not in reproduce
+
+
+def printed(err: str, purpose: str) -> str:
+    found = re.search(rf"^  {purpose} +(.*)$", err, re.MULTILINE)
+    assert found is not None, err
+    return found[1]
+
+
+def readmes_registration() -> list[str]:
+    """The commands of the README's block that registers, for the study of these tests."""
+    text = (ROOT / "README.md").read_text()
+    (block,) = [b for b in re.findall(r"(?:^    .*\n)+", text, re.MULTILINE) if "--register" in b]
+    lines = block.replace("\\\n", " ").replace("digits", STUDY).strip().splitlines()
+    return [" ".join(line.split()) for line in lines]
+
+
+def test_readmes_search_is_the_one_of_these_tests(finished: Finished) -> None:
+    search, *_ = readmes_registration()
+    args = build_parser().parse_args(shlex.split(search)[3:])
+    assert (args.target, args.study, args.register) == ("arm", STUDY, STUDY)
+    assert f"The winner is registered in MLflow: models:/{STUDY}@raspberry-pi-4b." in finished.err
+
+
+def test_bundle_is_verified_as_printed_and_as_in_the_readme(finished: Finished) -> None:
+    _, verify, _ = readmes_registration()
+    assert printed(finished.err, "verify") == verify
+    with finished.place.typed(verify, subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+    assert out.splitlines()[-1] == "holds"
+
+
+def test_report_is_where_the_command_opens_it(finished: Finished) -> None:
+    command = shlex.split(printed(finished.err, "report"))
+    assert command[:3] == ["python", "-m", "webbrowser"]
+    page = Path(unquote(urlsplit(command[3]).path))
+    assert page.samefile(finished.place.runs / STUDY / "report.html")
+
+
+@contextlib.contextmanager
+def serving(command: str, place: Place, alive: str) -> Iterator[str]:
+    """A server, as long as it is needed; its address, once that path of it answers."""
+    port = free_port()
+    log = place.folder / "server.log"
+    with (
+        log.open("w") as out,
+        place.typed(f"{command} --host 127.0.0.1 --port {port} --workers 1", out) as server,
+    ):
+        wait_until_alive(f"http://127.0.0.1:{port}{alive}", server, log)
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_registered_winner_is_served_as_printed_and_as_in_the_readme(finished: Finished) -> None:
+    import onnxruntime
+
+    *_, serve = readmes_registration()
+    shown = printed(finished.err, "serve")
+    assert shown == serve.replace("sqlite:///", f"sqlite:///{finished.place.folder.resolve()}/")
+    images = np.random.default_rng(0).standard_normal((2, 1, 16, 16)).astype(np.float32)
+    with serving(serve, finished.place, "/ping") as server:
+        request = urllib.request.Request(
+            f"{server}/invocations",
+            json.dumps({"inputs": images.tolist()}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            (found,) = json.load(answer)["predictions"].values()
+    session = onnxruntime.InferenceSession(str(finished.bundle / "model.onnx"))
+    expected = session.run(None, {session.get_inputs()[0].name: images})[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_mlflow_opens_as_printed(finished: Finished) -> None:
+    with serving(printed(finished.err, "review"), finished.place, "/health") as server:
+        address = f"{server}/ajax-api/2.0/mlflow/registered-models/alias"
+        with urllib.request.urlopen(f"{address}?name={STUDY}&alias=raspberry-pi-4b") as answer:
+            assert json.load(answer)["model_version"]["version"] == "1"
 
 
 def verify(bundle: Path) -> subprocess.CompletedProcess[str]:
@@ -278,7 +383,7 @@ def test_mlflow_holds_the_search(finished: Finished) -> None:
 
 
 def test_report_stands_on_its_own(finished: Finished) -> None:
-    page = (finished.place.runs / "one" / "report.html").read_text()
+    page = (finished.place.runs / STUDY / "report.html").read_text()
     assert "python -m search --target arm" in page
     assert not re.search(r"""(?:src|href)=["']?https?:""", page)
 
@@ -313,7 +418,7 @@ def test_plans_of_an_earlier_search_cost_nothing_and_are_told_as_cached(
 ) -> None:
     _, _, err = interrupted
     assert re.search(r"trial 1 \(.*\) complete, cached: ", err), err
-    mine, theirs = place.trials("two")[1], place.trials("one")[1]
+    mine, theirs = place.trials("two")[1], place.trials(STUDY)[1]
     assert set(mine["stages"]) == {"cached"}
     assert {**mine, "stages": None} == {**theirs, "stages": None}
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,16 +23,11 @@ from browser import look
 
 from search.report.page import write_report
 from search.summary import metric_title
+from tests.servers import free_port, wait_until_alive
 from tests.test_tracking import Logged, Search, Server
 
 WAIT_MS = 20_000  # of the page's own clock, for MLflow's scripts and their requests
 needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -148,7 +141,7 @@ def test_registered_model_is_served_and_gives_the_files_answers(
             command, env=environment, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            _wait_until_alive(f"http://127.0.0.1:{port}/ping", served, tmp_path / "log")
+            wait_until_alive(f"http://127.0.0.1:{port}/ping", served, tmp_path / "log")
             request = urllib.request.Request(
                 f"http://127.0.0.1:{port}/invocations",
                 json.dumps({"inputs": images.tolist()}).encode(),
@@ -162,15 +155,3 @@ def test_registered_model_is_served_and_gives_the_files_answers(
     session = onnxruntime.InferenceSession(str(site.search.bundle / "model.onnx"))
     expected = session.run(None, {"input": images})[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def _wait_until_alive(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up = time.monotonic() + 120
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < give_up, log.read_text()
-            time.sleep(0.3)
