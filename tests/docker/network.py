@@ -33,8 +33,8 @@ class Network:
             space = self._space(name)
             (FILES / space).mkdir(parents=True)
             (FILES / space / "hosts").write_text(hosts)
-            # Nobody answers there, at once: gRPC asks for the addresses that are not in hosts.
-            (FILES / space / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+            # Itself, which refuses at once. On the loopback address buildah would put others.
+            (FILES / space / "resolv.conf").write_text(f"nameserver {address}\n")
             _ip(switch, f"link add port{number} type veth peer name eth0 netns {space}")
             _ip(switch, f"link set port{number} master bridge up")
             _ip(space, f"addr add {address}/24 dev eth0")
