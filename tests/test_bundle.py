@@ -3,6 +3,7 @@
 import ast
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hardware_profiles.cli import main
 from hardware_profiles.emulator import installation as emulator
 from hardware_profiles.emulator.session import run_python
 from search.bundle import write_bundle
@@ -30,8 +32,10 @@ EXPECTED = {
     "manifest.sha256",
     "metrics.json",
     "model.onnx",
+    "photo.py",
     "plan.json",
     "preprocess.json",
+    "resize.py",
     "verify.py",
 }
 
@@ -85,6 +89,23 @@ def test_bundle_verifies_on_an_emulated_arm_core(copy):
     report = json.loads(done.stdout)
     assert report["machine"] == "aarch64"
     assert report["agreement"] >= 0.995
+
+
+@pytest.mark.skipif(not emulator.is_installed(), reason="needs the emulator")
+def test_command_verifies_on_an_emulated_arm_core(copy, capsys):
+    assert main(["emulator", "verify", str(copy)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "holds"
+    flip(copy / "model.onnx", 100)
+    assert main(["emulator", "verify", str(copy)]) == 1
+    assert "FAILS  model.onnx:" in capsys.readouterr().out
+
+
+def test_command_refuses_a_folder_that_is_no_bundle(tmp_path, capsys):
+    assert main(["emulator", "verify", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "must have a verify.py" in err
 
 
 def test_verify_reports_figures_as_json(copy):
@@ -189,9 +210,14 @@ def test_verify_refuses_an_unknown_thread_count(copy):
     assert "--threads must be at least 1, but got 0" in done.stderr
 
 
-def test_verify_is_python_39(bundle):
-    for name in ("verify.py", "example.py"):
-        ast.parse((bundle / name).read_text(), feature_version=(3, 9))
+def test_what_runs_on_the_device_is_python_39_and_needs_nothing_of_ours(bundle):
+    scripts = sorted(bundle.glob("*.py"))
+    assert [path.name for path in scripts] == ["example.py", "photo.py", "resize.py", "verify.py"]
+    for path in scripts:
+        ast.parse(path.read_text(), feature_version=(3, 9))
+        assert not re.search(
+            r"^\s*(from|import) (search|evaluators|spaces)", path.read_text(), re.M
+        )
 
 
 def test_example_runs_as_given(copy):

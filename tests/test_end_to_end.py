@@ -23,6 +23,7 @@ import numpy as np
 import optuna
 import pytest
 
+from hardware_profiles import emulator
 from search.cli import build_parser
 from tests.servers import free_port, wait_until_alive
 
@@ -346,6 +347,18 @@ def test_bundle_proves_itself_and_names_a_changed_file(finished: Finished, tmp_p
         assert done.returncode not in (0, None), path
         assert path.name in done.stdout + done.stderr, done.stdout + done.stderr
     assert verify(bundle).returncode == 0
+
+
+@pytest.mark.skipif(not emulator.is_installed(), reason="needs the emulator")
+def test_bundle_proves_itself_on_an_emulated_arm_core(finished: Finished, tmp_path: Path) -> None:
+    bundle = shutil.copytree(finished.bundle, tmp_path / "bundle")
+    done = emulator.run_python(bundle / "verify.py", ["--json", "--seconds", "0.1"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["machine"] == "aarch64"
+    assert report["holds"] is True
+    assert report["images"] == 200
+    assert report["agreement"] >= 0.995  # kernels round differently
 
 
 def test_bundle_holds_the_winner(finished: Finished) -> None:
