@@ -332,7 +332,9 @@ def verdict(record: Record) -> Record:
     if "failed" in record:
         return {**record, "pruned": False, "quantized": False, "why": record["failed"]}
     unpruned, unquantized = [], []
-    if record["removed_macs"] < LEAST_REMOVED:
+    if not record["groups"]:
+        unpruned.append(f"not pruned: {', '.join(record['fixed'])}")
+    elif record["removed_macs"] < LEAST_REMOVED:
         unpruned.append(
             f"half of every prunable group is {record['removed_macs']:.0%} of the work"
             + (f"; of the others: {', '.join(record['fixed'])}" if record["fixed"] else "")
