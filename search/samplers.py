@@ -16,7 +16,7 @@ from search.pareto import ranks
 STARTUP_TRIALS = 8
 # TPE's and GP's questions take time in proportion to the trials they look at, and more: beyond
 # so many they are shown the best and the latest.
-SHOWN_BEST, SHOWN_LATEST = 100, 100
+SHOWN_BEST, SHOWN_LATEST = 75, 75
 _RANKED_EVERY = 50  # trials; at most SHOWN_LATEST
 _LIMITED = ("tpe", "gp")
 

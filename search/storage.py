@@ -33,9 +33,13 @@ def sqlite_storage(path: Path) -> optuna.storages.RDBStorage:
         StudyError: the file can't be opened or written.
     """
     try:
-        return optuna.storages.RDBStorage(
+        storage = optuna.storages.RDBStorage(
             f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}
         )
+        # A commit then waits for the disk once instead of three times, and is as safe.
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        return storage
     except Exception as error:
         raise StudyError(
             f"the study's file must be a readable and writable SQLite database, but {path} is "
