@@ -254,6 +254,8 @@ def test_card_states_the_claim_and_leaves_the_license_to_the_owner(bundle):
     assert "The drop is **proven**" in card
     assert "\nlicense:\n" in card
     assert "python -m search --model torchvision:resnet18" in card
+    assert "gives this plan" in card
+    assert "without `--budget`" in card
     assert "estimated" in card
 
 
