@@ -13,9 +13,11 @@ from search.summary import Contender, baseline_of, contender, metric_title, simp
 from spaces.space import input_size
 
 
-_AGAIN = """The same command with the same inputs, on the same machine with the same versions, gives this plan
-and this accuracy again, where no clock decides: with one worker (`--workers 1`, the default), with
-`--trials` and without `--budget`, and with a latency that is estimated, not measured."""
+
+_AGAIN = """The same command with the same inputs, on the same machine with the same versions,
+gives this plan and this accuracy again, where no clock decides: with one worker (`--workers 1`,
+the default), with `--trials` and without `--budget`, and with a latency that is estimated, not
+measured."""
 
 
 def model_card(result: SearchResult, finalist: Finalist, golden_images: int) -> str:
