@@ -12,8 +12,6 @@ from search.result import Finalist, SearchResult
 from search.summary import Contender, baseline_of, contender, metric_title, simple_of
 from spaces.space import input_size
 
-
-
 _AGAIN = """The same command with the same inputs, on the same machine with the same versions,
 gives this plan and this accuracy again, where no clock decides: with one worker (`--workers 1`,
 the default), with `--trials` and without `--budget`, and with a latency that is estimated, not
