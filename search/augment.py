@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from torch.nn import functional
 
+VIEWS = 6  # of each image, the first as it is
 SHIFT = 1 / 16  # of the image's size, at most, in each direction
+_AT_ONCE = 256  # images, so that hardly any memory is needed beside the views
 
 
-def shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def shift(images: torch.Tensor, into: torch.Tensor, generator: torch.Generator) -> None:
     """Each image (N, C, H, W) moved by its own small random offset; edges are repeated."""
-    height, width = images.shape[2:]
-    pad_y, pad_x = max(1, round(height * SHIFT)), max(1, round(width * SHIFT))
-    padded = functional.pad(images.float(), (pad_x, pad_x, pad_y, pad_y), mode="replicate")
-    count = len(images)
-    top = torch.randint(0, 2 * pad_y + 1, (count, 1), generator=generator)
-    left = torch.randint(0, 2 * pad_x + 1, (count, 1), generator=generator)
-    rows = top + torch.arange(height)
-    columns = left + torch.arange(width)
-    index = torch.arange(count)[:, None, None]
-    moved = padded[index, :, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2).to(images.dtype)
+    count, _, height, width = images.shape
+    most_y, most_x = max(1, round(height * SHIFT)), max(1, round(width * SHIFT))
+    down = torch.randint(0, 2 * most_y + 1, (count, 1), generator=generator) - most_y
+    right = torch.randint(0, 2 * most_x + 1, (count, 1), generator=generator) - most_x
+    rows = (torch.arange(height) + down).clamp(0, height - 1)
+    columns = (torch.arange(width) + right).clamp(0, width - 1)
+    for part in _parts(count):
+        some = images[part]
+        index = torch.arange(len(some))[:, None, None]
+        moved = some[index, :, rows[part, :, None], columns[part, None, :]]
+        into[part] = moved.permute(0, 3, 1, 2)
 
 
-def mirrored(
-    images: torch.Tensor, axes: tuple[int, ...], generator: torch.Generator
-) -> torch.Tensor:
-    """Each image mirrored along each of ``axes`` (2: upside down, 3: left to right) or not."""
+def mirror(images: torch.Tensor, axes: tuple[int, ...], generator: torch.Generator) -> None:
+    """Mirrors each image along each of ``axes`` (2: upside down, 3: left to right) or not."""
     for axis in axes:
         chosen = torch.rand(len(images), generator=generator) < 0.5
-        images = torch.where(chosen[:, None, None, None], images.flip(axis), images)
-    return images
+        for part in _parts(len(images)):
+            some = images[part]
+            some.copy_(torch.where(chosen[part, None, None, None], some.flip(axis), some))
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE))

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from search.data.raw import SplitName
@@ -19,7 +20,7 @@ def data_fingerprint(splits: Mapping[SplitName, Split], preprocess: Preprocess) 
     for name in sorted(splits):
         split = splits[name]
         digest.update(json.dumps([name, split.images.shape]).encode())
-        digest.update(split.images.tobytes())
+        digest.update(np.ascontiguousarray(split.images).data)
         digest.update(split.labels.astype("<i8").tobytes())
     return digest.hexdigest()
 

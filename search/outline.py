@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from search.app import Request, check_opt_in, training_epochs
+from search.augment import VIEWS
 from search.baselines import simple_plans
 from search.task import DataSet
-from search.teacher import VIEWS
 from search.train import Hardware, TrainSettings, Views, train
 from spaces.distillation import DEFAULT, distillation_loss
 from spaces.network import Network, trace

@@ -41,7 +41,10 @@ class Preprocess:
         shape = (1, self.channels, 1, 1)
         mean = np.asarray(self.mean, np.float32).reshape(shape)
         std = np.asarray(self.std, np.float32).reshape(shape)
-        scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+        scaled = pixels.astype(np.float32)
+        scaled /= np.float32(255)  # in place: there may be many images
+        scaled -= mean
+        scaled /= std
         return np.ascontiguousarray(resized(scaled, self.size), dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from search.augment import mirrored, shifted
+from search.augment import VIEWS, mirror, shift
 from search.data.splitting import stratified_part
 from search.errors import InputError
 from search.fingerprint import model_fingerprint
@@ -25,7 +25,6 @@ from spaces.features import watched
 from spaces.technique import LossInputs
 
 BASELINE = TrainSettings(epochs=15, learning_rate=1e-3)
-VIEWS = 6
 # A mirror image keeps its meaning where the model is hardly worse on it.
 MIRROR_LOSS = 0.02
 _BATCH = 128
@@ -168,8 +167,12 @@ def _views(split: Split, axes: tuple[int, ...], seed: int, views: int = VIEWS) -
     """The images as they are, then augmented ones: uint8 (views, N, C, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     plain = torch.from_numpy(np.ascontiguousarray(split.images))
-    changed = (mirrored(shifted(plain, generator), axes, generator) for _ in range(views - 1))
-    return torch.stack([plain, *changed])
+    images = torch.empty((views, *plain.shape), dtype=torch.uint8)
+    images[0] = plain
+    for view in images[1:]:
+        shift(plain, view, generator)
+        mirror(view, axes, generator)
+    return images
 
 
 def _answers(

@@ -446,9 +446,16 @@ def test_unusable_preprocess_file_is_refused(
 def test_images_beyond_the_memory_are_refused_before_they_are_decoded(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.data.assembling.SHARE_OF_MEMORY", 1e-12)
-    message = message_of(lambda: load_task("net:network", data=write_npz(folder / "a.npz")))
-    check(message, "must fit into half of the memory", "40 images of 8x8", "smaller --image-size")
+    # 40 images of 64 bytes: as pixels, 20 of them in 6 views and, for the calibration, once more
+    # as pixels and as numbers of 4 bytes, and the 20 that are evaluated as such numbers.
+    needed = 64 * (40 + 6 * 20 + (1 + 4) * 20 + 4 * 20)
+    data = write_npz(folder / "a.npz")
+    memory = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": needed * 3 // 2 + 1}
+    monkeypatch.setattr("search.data.assembling.os.sysconf", memory.__getitem__)
+    load_task("net:network", data=data)
+    memory["SC_PHYS_PAGES"] -= 2
+    message = message_of(lambda: load_task("net:network", data=data))
+    check(message, "into two thirds of the memory", "40 images of 8x8", "smaller --image-size")
 
 
 @pytest.mark.parametrize("text", ["0", "big", "128x", "-5", "12x5000", ""])

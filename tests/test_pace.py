@@ -14,10 +14,11 @@ from networks import IMAGE, Residual, seeded
 from test_train import CPU, task_of
 
 from search.app import SENSITIVITY, Search, poor_baseline
+from search.augment import VIEWS
 from search.clock import OutOfTimeError
 from search.pace import STEPS, Pace
 from search.storage import elapsed_s
-from search.teacher import VIEWS, affordable, baseline_weights, teacher_views
+from search.teacher import affordable, baseline_weights, teacher_views
 
 
 class Clock:

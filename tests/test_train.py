@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from fakes import space_of
+from loading_samples import random_pixels
 from networks import CLASSES, IMAGE, NETWORKS, Residual, pictures, seeded
 from torch import nn
 from torch.nn import functional
 
-from search.augment import mirrored, shifted
+from search.augment import VIEWS, mirror, shift
 from search.errors import InputError
 from search.task import DataSet, Preprocess, Split, Task
-from search.teacher import VIEWS, baseline_weights, mirror_axes, teacher_views
+from search.teacher import baseline_weights, mirror_axes, teacher_views
 from search.train import (
     Features,
     Hardware,
@@ -426,7 +427,8 @@ def test_images_are_mirrored_where_the_teacher_does_not_mind() -> None:
 def test_shifts_are_small_and_each_images_own() -> None:
     images = torch.zeros(50, 1, 32, 32, dtype=torch.uint8)
     images[:, :, 16, 16] = 255
-    moved = shifted(images, torch.Generator().manual_seed(0))
+    moved = torch.empty_like(images)
+    shift(images, moved, torch.Generator().manual_seed(0))
     places = (moved == 255).nonzero()[:, 2:]
     assert moved.shape == images.shape
     assert moved.dtype == torch.uint8
@@ -436,8 +438,29 @@ def test_shifts_are_small_and_each_images_own() -> None:
 
 def test_mirroring_turns_about_half_of_the_images() -> None:
     images = torch.arange(4, dtype=torch.uint8).reshape(1, 1, 2, 2).expand(400, 1, 2, 2)
-    found = mirrored(images, (3,), torch.Generator().manual_seed(0))
+    found = images.clone()
+    mirror(found, (3,), torch.Generator().manual_seed(0))
     turned = (found == images.flip(3)).flatten(1).all(1)
     assert torch.logical_or(turned, (found == images).flatten(1).all(1)).all()
     assert 150 < int(turned.sum()) < 250
-    assert torch.equal(mirrored(images, (), torch.Generator()), images)
+    untouched = images.clone()
+    mirror(untouched, (), torch.Generator())
+    assert torch.equal(untouched, images)
+
+
+def test_views_are_those_of_a_plain_reading_of_their_definition() -> None:
+    """More images than are moved at once; the edges repeated by torch's own padding."""
+    images = torch.from_numpy(random_pixels(600, shape=(2, 20, 35)))
+    moved, generator = torch.empty_like(images), torch.Generator().manual_seed(3)
+    shift(images, moved, generator)
+    mirror(moved, (2, 3), generator)
+    again = torch.Generator().manual_seed(3)
+    top, left = (torch.randint(0, 2 * most + 1, (600,), generator=again) for most in (1, 2))
+    down, over = (torch.rand(600, generator=again) < 0.5 for _ in range(2))
+    padded = torch.nn.functional.pad(images.float(), (2, 2, 1, 1), mode="replicate").byte()
+    for index in range(600):
+        y, x = int(top[index]), int(left[index])
+        expected = padded[index, :, y : y + 20, x : x + 35]
+        expected = expected.flip(1) if down[index] else expected
+        expected = expected.flip(2) if over[index] else expected
+        assert torch.equal(moved[index], expected)

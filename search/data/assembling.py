@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search.augment import VIEWS
 from search.data.raw import Pixels, RawData, SplitName
-from search.data.splitting import group_duplicates, missing_shares, split_indices
+from search.data.splitting import (
+    CALIBRATION_IMAGES,
+    group_duplicates,
+    missing_shares,
+    split_indices,
+)
 from search.errors import InputError
 from search.task import Metric, Split
 
 SKEW = 3.0  # largest class over smallest, from which plain accuracy hides a class
-SHARE_OF_MEMORY = 0.5
+SHARE_OF_MEMORY = 2 / 3  # for images; the rest is for the libraries and what training computes
 
 
 def check_source(raw: RawData, metric: Metric) -> None:
@@ -58,7 +65,7 @@ def assemble(
     given: dict[SplitName, Split] = {}
     groups: dict[SplitName, NDArray[np.int64]] = {}
     decoded = {name: split.images.pixels(size) for name, split in raw.splits.items()}
-    numbers = group_duplicates(np.concatenate(list(decoded.values())))
+    numbers = group_duplicates(chain.from_iterable(decoded.values()))
     for name, pixels in decoded.items():
         groups[name], numbers = numbers[: len(pixels)], numbers[len(pixels) :]
         labels = raw.splits[name].labels
@@ -123,13 +130,30 @@ def _shared(groups: Mapping[SplitName, NDArray[np.int64]]) -> list[str]:
     return notes
 
 
+def needed_bytes(counts: Mapping[SplitName, int], image_bytes: int) -> int:
+    """What a search holds of the images at once; ``image_bytes`` is one as 8-bit pixels.
+
+    All as pixels and those of the training as views, too; as 32-bit numbers what is evaluated,
+    the test split only at the end, and the calibration images, which are also pixels once more.
+    """
+    train = counts["train"]
+    evaluated = counts["validation"] + counts["test"]
+    calibration = min(CALIBRATION_IMAGES, train)
+    images = train + evaluated + VIEWS * train + 4 * evaluated + (4 + 1) * calibration
+    return images * image_bytes
+
+
 def _check_memory(raw: RawData, size: tuple[int, int], channels: int) -> None:
-    count = sum(len(split.images) for split in raw.splits.values())
-    needed = 2 * count * channels * size[0] * size[1]  # as decoded, and once more in splits
+    given = {name: len(split.images) for name, split in raw.splits.items()}
+    shares = missing_shares(list(given))
+    whole, total = given["train"], sum(shares.values())
+    made = {name: round(share / total * whole) for name, share in shares.items()}
+    needed = needed_bytes({**given, **made}, channels * size[0] * size[1])
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > SHARE_OF_MEMORY * there:
+        count = sum(given.values())
         raise InputError(
-            f"images must fit into half of the memory, {there / 2e9:.1f} GB, but {count} images "
-            f"of {size[0]}x{size[1]} need {needed / 1e9:.1f} GB; give a smaller --image-size or "
-            f"fewer images"
+            f"images must fit into two thirds of the memory, {SHARE_OF_MEMORY * there / 1e9:.1f} "
+            f"GB, but {count} images of {size[0]}x{size[1]} need {needed / 1e9:.1f} GB in a "
+            f"search; give a smaller --image-size or fewer images"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ SHARES: Mapping[SplitName, float] = {"train": 0.5, "validation": 0.2, "test": 0.
 CALIBRATION_IMAGES = 256
 
 
-def group_duplicates(pixels: Pixels) -> NDArray[np.int64]:
+def group_duplicates(pixels: Iterable[Pixels]) -> NDArray[np.int64]:
     """A number for each image, (N,), which identical images share."""
     numbers: dict[bytes, int] = {}
     digests = (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels)
