@@ -122,7 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("train", "val", "test"):
         add(f"--{name}", type=Path, metavar="FOLDER", help=f"folder of {name} images, by class")
     add("--image-size", metavar="N|HxW", help="pixels to which images are resized")
-    add("--preprocess", type=Path, metavar="FILE", help="JSON with size, mean and std")
+    add("--preprocess", type=Path, metavar="FILE", help="JSON with size, resize, mean, std")
     add(
         "--technique",
         action="append",

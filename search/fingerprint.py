@@ -13,10 +13,22 @@ import torch
 from search.data.raw import SplitName
 from search.task import Preprocess, Split, Task
 
+FINGERPRINT_VERSION = 1
+
 
 def data_fingerprint(splits: Mapping[SplitName, Split], preprocess: Preprocess) -> str:
-    """64 hex digits over pixels, labels, which split they are in, and the preprocessing."""
-    digest = hashlib.sha256(json.dumps(preprocess.to_json(), sort_keys=True).encode())
+    """64 hex digits over pixels, labels, which split they are in, and what is made of pixels.
+
+    How photos were resized is in the pixels.
+    """
+    stated = {
+        "version": FINGERPRINT_VERSION,
+        "size": preprocess.size,
+        "channels": preprocess.channels,
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+    }
+    digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
     for name in sorted(splits):
         split = splits[name]
         digest.update(json.dumps([name, split.images.shape]).encode())

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from search.data import function
 from search.data.assembling import assemble, check_source, check_splits
 from search.data.folder import load_splits
-from search.data.preprocessing import choose_preprocess, choose_size, read_preprocess
+from search.data.preprocessing import (
+    choose_preprocess,
+    choose_resize,
+    choose_size,
+    read_preprocess,
+    told,
+)
 from search.data.raw import Pixels, RawData, SplitName
 from search.data.splitting import CALIBRATION_IMAGES, stratified_part
 from search.errors import InputError
@@ -51,8 +57,8 @@ def load_task(
     Instead of its name, ``model`` may be a module with its weights or a function that makes one,
     and ``data`` whatever a data function may return. ``train``, ``val`` and ``test`` are folders,
     instead of ``data``; ``image_size`` is (height, width) in pixels; ``preprocess`` a JSON file
-    of size, mean and std. With the metric ``agreement`` the labels are the given model's own
-    predictions.
+    of size, resize, mean and std. With the metric ``agreement`` the labels are the given model's
+    own predictions.
 
     Raises:
         InputError: what is named can't be found, doesn't fit together or breaks a rule.
@@ -67,14 +73,18 @@ def load_task(
     stated = None if preprocess is None else read_preprocess(preprocess)
     raw = _load_data(data, train, val, test)
     check_source(raw, metric)
-    found = {size for split in raw.splits.values() for size in split.images.sizes}
+    every = [split.images for split in raw.splits.values()]
+    trusts = given is not None and raw.size is None and any(images.photos for images in every)
+    trusted = declared if trusts else None
     if recipe.size is not None and image_size not in (None, recipe.size):
         raise InputError(
             f"--image-size must be the one that the model was exported for, "
             f"{recipe.size[0]}x{recipe.size[1]}, but got {image_size[0]}x{image_size[1]}; "
             f"leave it out"
         )
-    size = choose_size(stated, image_size or recipe.size, raw.size, found, declared)
+    found = {size for images in every for size in images.sizes}
+    size = choose_size(stated, image_size or recipe.size, raw.size, trusted, found, declared)
+    resize = choose_resize(stated, trusted, size)
 
     classes = raw.classes
     channels = raw.splits["train"].images.channels
@@ -83,9 +93,9 @@ def load_task(
     if len(classes) != build.classes:
         classes = tuple(str(number) for number in range(build.classes))
 
-    splits, notes = assemble(raw, size, build.channels, seed)
+    splits, notes = assemble(raw, size, build.channels, seed, resize)
     chosen = choose_preprocess(
-        stated, None if fitted is None else declared, splits["train"].images
+        stated, None if fitted is None else declared, splits["train"].images, resize
     )
     if metric == "agreement" and fitted is not None:
         splits = {
@@ -94,7 +104,7 @@ def load_task(
         }
     notes += check_splits(splits, classes, metric)
     if fitted is not None:
-        notes += _notes_on_weights(raw, stated is None)
+        notes += _notes_on_weights(raw, told(chosen) if stated is None else None)
     part = stratified_part(splits["train"].labels, CALIBRATION_IMAGES, seed)
     data_set = DataSet(
         name=raw.name,
@@ -186,7 +196,7 @@ def _predict(
     return np.concatenate(predictions).astype(np.int64)
 
 
-def _notes_on_weights(raw: RawData, is_preprocess_assumed: bool) -> list[str]:
+def _notes_on_weights(raw: RawData, assumed: str | None) -> list[str]:
     """What a person with weights of their own should know."""
     notes = []
     made = [name for name in ("validation", "test") if name not in raw.splits]
@@ -195,9 +205,10 @@ def _notes_on_weights(raw: RawData, is_preprocess_assumed: bool) -> list[str]:
             f"the weights may have been trained on images that are now in {' and '.join(made)}: "
             f"name the folders of the training with --train, --val and --test"
         )
-    if is_preprocess_assumed:
+    if assumed is not None:
         notes.append(
-            "mean and std of the weights' training are not in their file and were assumed: "
-            "if the baseline's accuracy is too low, state them with --preprocess FILE"
+            f"how images were prepared for the weights' training is not in their file and was "
+            f"assumed ({assumed}): if the baseline's accuracy is too low, state it with "
+            f"--preprocess FILE"
         )
     return notes

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search.data.photo import SQUASHED, Resize
+
 if TYPE_CHECKING:
     import torch
 
-PREPROCESS_VERSION = 1
+PREPROCESS_VERSION = 2  # 1 had neither resize, squashing bilinearly, nor stored
 # Metrics in which rare classes count as much as others: training sees them as often, too.
 # (Digits with five classes of 100 images and five of 8, mean of three seeds: balanced accuracy
 # .40 as the images come, .54 so; macro F1 .36 and .48.)
@@ -27,12 +29,17 @@ class Preprocess:
     Images are stored with ``channels`` and at ``size`` (height, width) already, so that this is
     all that training, evaluation and the bundle's ``verify.py`` have to do. Where a plan has a
     smaller input, its ``size`` is that, and larger images are made smaller.
+
+    ``resize`` is how photos came to be stored, for the bundle's ``example.py``; ``stored`` is at
+    which size, None where that is the input's.
     """
 
     size: tuple[int, int]
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: Resize = SQUASHED
+    stored: tuple[int, int] | None = None
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Network input, float32 (N, C, H, W), of pixels, uint8 (N, C, H, W)."""
@@ -46,6 +53,11 @@ class Preprocess:
         scaled -= mean
         scaled /= std
         return np.ascontiguousarray(resized(scaled, self.size), dtype=np.float32)
+
+    def with_input(self, size: tuple[int, int]) -> Preprocess:
+        """The same for a network whose input has that size, which may be smaller."""
+        stored = self.stored or self.size
+        return replace(self, size=size, stored=None if size == stored else stored)
 
     def to_json(self) -> dict[str, Any]:
         """A versioned JSON object; ``from_json`` gives an equal value back."""
@@ -63,9 +75,15 @@ class Preprocess:
                 f"a preprocessing's version must be {PREPROCESS_VERSION}, "
                 f"but got {data.get('version')!r}"
             )
+        mean, std, rule = tuple(data["mean"]), tuple(data["std"]), data["resize"]
+        resize = Resize(rule["mode"], _size(rule["sides"]), rule["interpolation"])
         height, width = data["size"]
-        mean, std = tuple(data["mean"]), tuple(data["std"])
-        return cls((height, width), data["channels"], mean, std)
+        size = (height, width)
+        return cls(size, data["channels"], mean, std, resize, _size(data["stored"]))
+
+
+def _size(sides: Sequence[int] | None) -> tuple[int, int] | None:
+    return None if sides is None else (sides[0], sides[1])
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,7 @@ class DataSet:
     test: Split
     classes: tuple[str, ...]
     preprocess: Preprocess
-    fingerprint: str  # SHA-256 over pixels, labels and preprocessing
+    fingerprint: str  # SHA-256 over pixels, labels and normalization
     notes: tuple[str, ...] = ()  # warnings for the person, such as a possible leak
 
 

@@ -370,11 +370,13 @@ ONE, TWO = [(8, 8)], [(8, 8), (9, 9)]
 @pytest.mark.parametrize(
     ("arguments", "size"),
     [
-        ((STATED, None, (32, 32), ONE, DECLARED), (20, 30)),
-        ((None, (64, 48), (32, 32), ONE, DECLARED), (64, 48)),
-        ((None, None, (32, 32), ONE, DECLARED), (32, 32)),
-        ((None, None, None, ONE, DECLARED), (8, 8)),
-        ((None, None, None, TWO, DECLARED), (224, 224)),
+        ((STATED, None, (32, 32), DECLARED, ONE, DECLARED), (20, 30)),
+        ((None, (64, 48), (32, 32), DECLARED, ONE, DECLARED), (64, 48)),
+        ((None, None, (32, 32), DECLARED, ONE, DECLARED), (32, 32)),
+        ((None, None, None, DECLARED, ONE, DECLARED), (224, 224)),
+        ((None, None, None, None, ONE, DECLARED), (8, 8)),
+        ((None, None, None, None, TWO, DECLARED), (224, 224)),
+        ((PreprocessFile(size=[7, 7], stored=[9, 9]), None, None, None, TWO, None), (9, 9)),
     ],
 )
 def test_size_is_the_first_that_is_known(arguments: tuple[object, ...], size: object) -> None:

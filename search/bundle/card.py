@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from evaluators import Measurement
+from search.data.preprocessing import told
 from search.report import words
 from search.report.figures import value
 from search.report.formats import told_format
@@ -38,8 +39,8 @@ pipeline_tag: image-classification
 # {_plain(result.model_spec)}, compressed for {_plain(result.profile.title)}
 
 An image classifier with {len(data.classes)} classes ({_classes(data.classes)}), as one ONNX file
-for ONNX Runtime. Input: float32, ({shape}), made from pixels as `preprocess.json` says. Output:
-one score a class.
+for ONNX Runtime. Input: float32, ({shape}), made from pixels as `preprocess.json` says:
+{told(data.preprocess.with_input(size))}. Output: one score a class.
 
 ## Use
 
@@ -47,7 +48,10 @@ one score a class.
     python example.py
     python verify.py
 
-`example.py` classifies one image. `verify.py` checks that no file changed or was added, that the
+`example.py` classifies one of the golden images; `python example.py photo.jpg` (with
+`pip install pillow`) a picture of yours, which goes through the steps that photos went through in
+the search: turned as its EXIF says, made {"gray" if data.preprocess.channels == 1 else "RGB"},
+resized, normalized. `verify.py` checks that no file changed or was added, that the
 model gives its expected answers on the {golden_images} golden images, and prints the latency on
 the machine where it runs; its exit code is 0 when everything holds. `sha256sum -c manifest.sha256`
 checks the files alone.

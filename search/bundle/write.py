@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import tempfile
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from evaluators import resize
 from evaluators.resize import resized_pixels
 from search.bundle.card import model_card
 from search.bundle.golden import golden_split, outputs_of
 from search.bundle.manifest import write_manifest
 from search.bundle.metrics import metrics_json
+from search.data import photo
 from search.report import words
 from search.report.figures import figures_of, find
 from search.result import Finalist, SearchResult
@@ -27,6 +30,8 @@ BUNDLE = "best"
 CHECKS_VERSION = 1
 MIN_AGREEMENT = 0.995  # int8 kernels of another architecture may round a borderline image
 _FILES = Path(__file__).parent / "files"
+# What of the search the bundle's own files use: the same steps in both.
+_SHARED = tuple(Path(inspect.getfile(module)) for module in (photo, resize))
 
 
 def write_bundle(folder: Path, result: SearchResult, finalist: Finalist, model: Path) -> Path:
@@ -59,7 +64,7 @@ def write_bundle(folder: Path, result: SearchResult, finalist: Finalist, model: 
 def _fill(bundle: Path, result: SearchResult, finalist: Finalist, model: Path) -> None:
     data, threads = result.data, result.profile.runtime.threads
     size = input_size(finalist.trial.plan, data.preprocess.size)
-    preprocess = replace(data.preprocess, size=size)
+    preprocess = data.preprocess.with_input(size)
     shutil.copyfile(model, bundle / "model.onnx")
     golden = golden_split(data.test)
     golden = replace(golden, images=resized_pixels(golden.images, size))
@@ -85,6 +90,8 @@ def _fill(bundle: Path, result: SearchResult, finalist: Finalist, model: Path) -
     (bundle / "README.md").write_text(card, encoding="utf-8")
     for name in ("verify.py", "example.py"):
         shutil.copyfile(_FILES / name, bundle / name)
+    for path in _SHARED:
+        shutil.copyfile(path, bundle / path.name)
     write_manifest(bundle)
 
 

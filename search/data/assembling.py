@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.augment import VIEWS
+from search.data.photo import SQUASHED, Resize
 from search.data.raw import Pixels, RawData, SplitName
 from search.data.splitting import (
     CALIBRATION_IMAGES,
@@ -52,7 +53,7 @@ def check_source(raw: RawData, metric: Metric) -> None:
 
 
 def assemble(
-    raw: RawData, size: tuple[int, int], channels: int, seed: int
+    raw: RawData, size: tuple[int, int], channels: int, seed: int, resize: Resize = SQUASHED
 ) -> tuple[dict[SplitName, Split], list[str]]:
     """The three splits at ``size``, gray repeated where the network takes 3 channels; and notes.
 
@@ -64,7 +65,7 @@ def assemble(
     _check_memory(raw, size, channels)
     given: dict[SplitName, Split] = {}
     groups: dict[SplitName, NDArray[np.int64]] = {}
-    decoded = {name: split.images.pixels(size) for name, split in raw.splits.items()}
+    decoded = {name: split.images.pixels(size, resize) for name, split in raw.splits.items()}
     numbers = group_duplicates(chain.from_iterable(decoded.values()))
     for name, pixels in decoded.items():
         groups[name], numbers = numbers[: len(pixels)], numbers[len(pixels) :]

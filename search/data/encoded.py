@@ -1,6 +1,6 @@
 """Images in files or in memory as PNG, JPEG and so on: headers are read first, pixels on demand.
 
-The orientation in a photo's EXIF is not applied, as torchvision's ImageFolder doesn't either.
+They are turned as their EXIF says.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from search.data.photo import SQUASHED, Resize, photo_pixels, upright_size
 from search.data.raw import Pixels
 from search.errors import InputError
 from search.functions import one_line
@@ -48,11 +49,16 @@ class EncodedImages:
     channels: int
     sizes: frozenset[tuple[int, int]]
 
+    @property
+    def photos(self) -> bool:
+        """They may be of any size."""
+        return True
+
     def __len__(self) -> int:
         return len(self.items)
 
-    def pixels(self, size: tuple[int, int]) -> Pixels:
-        """All images, uint8 (N, C, height, width), resized bilinearly to ``size``.
+    def pixels(self, size: tuple[int, int], resize: Resize = SQUASHED) -> Pixels:
+        """All images, uint8 (N, C, height, width), brought to ``size`` as ``resize`` says.
 
         Raises:
             InputError: an image can't be decoded.
@@ -61,7 +67,7 @@ class EncodedImages:
 
         def decode(index: int) -> None:
             with self.items[index].open() as image:
-                result[index] = to_pixels(image, self.channels, size)
+                result[index] = photo_pixels(image, self.channels, size, resize)
 
         run_each([item.name for item in self.items], decode)
         return result
@@ -79,7 +85,7 @@ def scan(items: Sequence[Encoded]) -> EncodedImages:
     def read(index: int) -> None:
         with items[index].open() as image:
             channels[index] = channels_of_mode(image.mode)
-            sizes.add((image.height, image.width))
+            sizes.add(upright_size(image))
 
     names = [item.name for item in items]
     run_each(names, read)
@@ -135,17 +141,3 @@ def channels_of_mode(mode: str) -> int:
     if mode in COLOR:
         return 3
     raise ValueError(f"its pixels are of mode {mode!r}; convert it to 8-bit gray or RGB")
-
-
-def to_pixels(image: Image.Image, channels: int, size: tuple[int, int]) -> Pixels:
-    """One image, uint8 (C, height, width); of 16-bit gray the upper 8 bits."""
-    mode = "L" if channels == 1 else "RGB"
-    height, width = size
-    image.draft(mode, (2 * width, 2 * height))  # JPEG only: skips detail that resizing drops
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    image = image.convert(mode)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    array = np.asarray(image)
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from search.data import arrays
 from search.data.arrays import class_names, to_labels
-from search.data.encoded import channels_of_mode, one_channel_count, run_each, to_pixels
+from search.data.encoded import channels_of_mode, one_channel_count, run_each
+from search.data.photo import SQUASHED, Resize, photo_pixels, upright_size
 from search.data.raw import ArrayImages, Pixels, RawData, RawSplit, SplitName
 from search.errors import InputError
 
@@ -29,6 +30,7 @@ class ItemImages:
 
     items: Items
     channels: int
+    photos: bool
     sizes: frozenset[tuple[int, int]]
     name: str
     threads: int
@@ -36,8 +38,8 @@ class ItemImages:
     def __len__(self) -> int:
         return len(self.items)
 
-    def pixels(self, size: tuple[int, int]) -> Pixels:
-        """All images, uint8 (N, C, height, width), resized bilinearly to ``size``.
+    def pixels(self, size: tuple[int, int], resize: Resize = SQUASHED) -> Pixels:
+        """All images, uint8 (N, C, height, width), brought to ``size`` as ``resize`` says.
 
         Raises:
             InputError: an image can't be decoded.
@@ -47,10 +49,10 @@ class ItemImages:
         def fetch(index: int) -> None:
             image = self.items[index][0]
             if isinstance(image, Image.Image):
-                result[index] = to_pixels(image, self.channels, size)
+                result[index] = photo_pixels(image, self.channels, size, resize)
             else:
                 pixels = arrays.to_pixels(np.asarray(image)[None], f"{self.name}[{index}]")
-                result[index] = ArrayImages(pixels).pixels(size)[0]
+                result[index] = ArrayImages(pixels).pixels(size, resize)[0]
 
         run_each([f"{self.name}[{index}]" for index in range(len(self))], fetch, self.threads)
         return result
@@ -87,6 +89,7 @@ def _read(items: Items, name: str, threads: int) -> RawSplit:
         raise InputError(f"a data set must hold images, but {name} is empty; check its source")
     names = [f"{name}[{index}]" for index in range(count)]
     channels = [0] * count
+    photos = [False] * count
     labels: list[Any] = [None] * count
     sizes: set[tuple[int, int]] = set()
 
@@ -99,16 +102,22 @@ def _read(items: Items, name: str, threads: int) -> RawSplit:
             )
         image, labels[index] = item
         if isinstance(image, Image.Image):
-            channels[index] = channels_of_mode(image.mode)
-            sizes.add((image.height, image.width))
+            channels[index], photos[index] = channels_of_mode(image.mode), True
+            sizes.add(upright_size(image))
         else:
             pixels = arrays.to_pixels(np.asarray(image)[None], names[index])
             channels[index] = pixels.shape[1]
             sizes.add((pixels.shape[2], pixels.shape[3]))
 
     run_each(names, read, threads)
-    one = one_channel_count(names, channels)
-    images = ItemImages(items, one, frozenset(sizes), name, threads)
+    images = ItemImages(
+        items,
+        one_channel_count(names, channels),
+        any(photos),
+        frozenset(sizes),
+        name,
+        threads,
+    )
     return RawSplit(images, _labels(labels, name))
 
 

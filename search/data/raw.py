@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from search.data.photo import SQUASHED, Resize, framed
+
 SplitName = Literal["train", "validation", "test"]
 Pixels = NDArray[np.uint8]
 # What folders, arrays and files of the splits are called.
@@ -32,13 +34,17 @@ class Images(Protocol):
         """1 (gray) or 3 (red, green, blue)."""
 
     @property
+    def photos(self) -> bool:
+        """Whether they may be of any size, unlike arrays, which somebody has prepared."""
+
+    @property
     def sizes(self) -> frozenset[tuple[int, int]]:
         """The different (height, width) among the images."""
 
     def __len__(self) -> int: ...
 
-    def pixels(self, size: tuple[int, int]) -> Pixels:
-        """All images, uint8 (N, C, height, width), resized bilinearly to ``size``.
+    def pixels(self, size: tuple[int, int], resize: Resize = SQUASHED) -> Pixels:
+        """All images, uint8 (N, C, height, width), brought to ``size`` as ``resize`` says.
 
         Raises:
             InputError: an image can't be decoded.
@@ -76,6 +82,11 @@ class ArrayImages:
         return int(self.array.shape[1])
 
     @property
+    def photos(self) -> bool:
+        """They were prepared."""
+        return False
+
+    @property
     def sizes(self) -> frozenset[tuple[int, int]]:
         """The one (height, width) of the array."""
         return frozenset({(self.array.shape[2], self.array.shape[3])})
@@ -83,13 +94,14 @@ class ArrayImages:
     def __len__(self) -> int:
         return len(self.array)
 
-    def pixels(self, size: tuple[int, int]) -> Pixels:
-        """All images, uint8 (N, C, height, width), resized bilinearly to ``size``."""
-        if size == self.array.shape[2:]:
+    def pixels(self, size: tuple[int, int], resize: Resize = SQUASHED) -> Pixels:
+        """All images, uint8 (N, C, height, width), brought to ``size`` as ``resize`` says."""
+        height, width = self.array.shape[2:]
+        if size == (height, width) == resize.sides_of(size, size):
             return self.array
         result = np.empty((*self.array.shape[:2], *size), np.uint8)
         for source, target in zip(self.array, result, strict=True):
             for plane, resized in zip(source, target, strict=True):
-                image = Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR)
+                image = framed(Image.fromarray(plane), (height, width), size, resize)
                 resized[:] = np.asarray(image)
         return result

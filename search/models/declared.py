@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from search.data.photo import SQUASHED, Resize
 
 if TYPE_CHECKING:
     import torch
@@ -12,11 +14,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Declared:
-    """Height and width, and mean and standard deviation of each channel of pixels in 0..1."""
+    """How photos come to ``size``, (height, width), and are normalized.
+
+    Mean and standard deviation of each channel are of pixels in 0..1.
+    """
 
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: Resize = SQUASHED
+
+    def resize_to(self, size: tuple[int, int]) -> Resize:
+        """The same for another size: as large a part of the photo is kept."""
+        if self.resize.sides is None or size == self.size:
+            return self.resize
+        height, width = (
+            side * new // old
+            for side, new, old in zip(self.resize.sides, size, self.size, strict=True)
+        )
+        return replace(self.resize, sides=(height, width))
 
 
 @dataclass(frozen=True)

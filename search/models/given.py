@@ -16,6 +16,7 @@ from search.errors import InputError
 from search.models.build import Build
 from search.models.declared import Declared
 from search.models.function import called
+from search.models.timm import of_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,5 +60,4 @@ def declared_by(model: Any) -> Declared | None:
     config = getattr(model, "pretrained_cfg", None)
     if not isinstance(model, torch.nn.Module) or not isinstance(config, dict):
         return None
-    height, width = config["input_size"][1:]
-    return Declared((height, width), tuple(config["mean"]), tuple(config["std"]))
+    return of_config(config)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from math import floor
+from typing import TYPE_CHECKING, Any, get_args
 
+from search.data.photo import Interpolation, Mode, Resize
 from search.models.declared import Declared
 from search.models.registered import check_spelled, unknown
 from search.optional import import_optional
@@ -42,10 +45,21 @@ def declared(argument: str) -> Declared | None:
     if not timm.is_model(argument):
         raise unknown(PREFIX, argument, timm.list_models(), EXAMPLE)
     config = timm.get_pretrained_cfg(argument)
-    if config is None:
-        return None
-    height, width = config.input_size[1:]
-    return Declared((height, width), tuple(config.mean), tuple(config.std))
+    return None if config is None else of_config(config.to_dict())
+
+
+def of_config(config: Mapping[str, Any]) -> Declared:
+    """What a ``pretrained_cfg`` of timm's states; what it leaves out is timm's own default.
+
+    Its mode ``border``, which no classifier of timm 1.0 has, is taken for squashing.
+    """
+    height, width = config["input_size"][1:]
+    kept = config.get("crop_pct") or 0.875
+    mode: Mode = "crop" if config.get("crop_mode", "center") == "center" else "squash"
+    stated: Any = config.get("interpolation")
+    interpolation: Interpolation = stated if stated in get_args(Interpolation) else "bicubic"
+    resize = Resize(mode, (floor(height / kept), floor(width / kept)), interpolation)
+    return Declared((height, width), tuple(config["mean"]), tuple(config["std"]), resize)
 
 
 def build(argument: str, classes: int, channels: int, size: tuple[int, int]) -> torch.nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from search.data.photo import Resize
 from search.models.declared import Declared
 from search.models.registered import check_spelled, registered, unknown
 
@@ -41,8 +42,9 @@ def declared(argument: str) -> Declared:
     if argument not in known:
         raise unknown(PREFIX, argument, known, EXAMPLE)
     preset = models.get_model_weights(argument).DEFAULT.transforms()
-    side = preset.crop_size[0]
-    return Declared((side, side), tuple(preset.mean), tuple(preset.std))
+    side, shorter = preset.crop_size[0], preset.resize_size[0]
+    resize = Resize("crop", (shorter, shorter), preset.interpolation.value)
+    return Declared((side, side), tuple(preset.mean), tuple(preset.std), resize)
 
 
 def build(argument: str, classes: int, channels: int, size: tuple[int, int]) -> torch.nn.Module:

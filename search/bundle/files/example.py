@@ -1,28 +1,59 @@
-"""Classifies one of the golden images: the whole way from pixels to a class.
+"""Classifies a picture: the whole way from its file to a class.
 
-For your own picture, replace ``pixels`` by a uint8 array of shape (1, channels, height, width).
+python example.py              the first of the golden images
+python example.py photo.jpg    a picture of yours; this also needs: pip install pillow
 """
 
 import json
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports its use to its maker
 
 import numpy as np
 import onnxruntime as ort
 
+sys.dont_write_bytecode = True  # verify.py takes files that it doesn't know for changes
 HERE = Path(__file__).resolve().parent
 recipe = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
-classes = json.loads((HERE / "classes.json").read_text(encoding="utf-8"))
-session = ort.InferenceSession(str(HERE / "model.onnx"), providers=["CPUExecutionProvider"])
 
-pixels = np.load(HERE / "golden" / "images.npy", allow_pickle=False)[:1]
-mean = np.asarray(recipe["mean"], np.float32).reshape(1, -1, 1, 1)
-std = np.asarray(recipe["std"], np.float32).reshape(1, -1, 1, 1)
-inputs = (pixels.astype(np.float32) / np.float32(255) - mean) / std
 
-logits = session.run(None, {session.get_inputs()[0].name: inputs.astype(np.float32)})[0][0]
-odds = np.exp(logits - logits.max())
-best = int(logits.argmax())
-print(f"{classes[best]}  ({odds[best] / odds.sum():.1%})")
+def stored_pixels(path: str) -> Any:
+    """A picture as those of the search were stored: uint8 (1, channels, height, width)."""
+    from photo import Resize, photo_pixels
+    from PIL import Image
+
+    with Image.open(path) as image:
+        size = tuple(recipe["stored"] or recipe["size"])
+        return photo_pixels(image, recipe["channels"], size, Resize(**recipe["resize"]))[None]
+
+
+def network_input(pixels: Any) -> Any:
+    """What the network takes, float32 (N, C, H, W), of pixels, uint8 (N, C, H, W)."""
+    from resize import resized
+
+    mean = np.asarray(recipe["mean"], np.float32).reshape(1, -1, 1, 1)
+    std = np.asarray(recipe["std"], np.float32).reshape(1, -1, 1, 1)
+    scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return np.ascontiguousarray(resized(scaled, tuple(recipe["size"])))
+
+
+def main() -> None:
+    """Prints the class and how sure the network is."""
+    if len(sys.argv) > 1:
+        pixels = stored_pixels(sys.argv[1])
+    else:
+        pixels = np.load(HERE / "golden" / "images.npy", allow_pickle=False)[:1]
+    classes = json.loads((HERE / "classes.json").read_text(encoding="utf-8"))
+    session = ort.InferenceSession(str(HERE / "model.onnx"), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    logits = session.run(None, {name: network_input(pixels)})[0][0]
+    odds = np.exp(logits - logits.max())
+    best = int(logits.argmax())
+    print(f"{classes[best]}  ({odds[best] / odds.sum():.1%})")
+
+
+if __name__ == "__main__":
+    main()
