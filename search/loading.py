@@ -87,7 +87,7 @@ def load_task(
     resize = choose_resize(stated, trusted, size)
 
     classes = raw.classes
-    channels = raw.splits["train"].images.channels
+    channels = max(images.channels for images in every)
     build = replace(recipe.build, classes=max(len(classes), 2), channels=channels, size=size)
     build, fitted = fit(build, given, any_classes=metric == "agreement")
     if len(classes) != build.classes:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from loading_samples import network, random_pixels, write_folder, write_module, write_npz
+from loading_samples import network, random_pixels, write_module, write_npz
 
 from search.cli import build_parser, main, vars_of
 from search.folder import FOLDER_VERSION
@@ -112,12 +112,6 @@ def _one_class(folder: Path) -> list[str]:
     return ["--data", write_npz(folder / "one.npz", labels=np.zeros(40, np.int64))]
 
 
-def _mixed_channels(folder: Path) -> list[str]:
-    write_folder(folder / "mixed", {"a": 20}, mode="L")
-    write_folder(folder / "mixed", {"b": 20}, mode="RGB")
-    return ["--data", "folder:mixed"]
-
-
 def _not_a_number(folder: Path) -> list[str]:
     images = random_pixels(40).astype(np.float32) / 255
     images[7, 3, 3] = np.nan
@@ -158,7 +152,6 @@ def _none_to_resume(folder: Path) -> list[str]:
         (_empty_folder, "must not be empty", "'photos'", "one folder per class"),
         (_few_images, "at least as many images as classes, 6", "validation has 0", "--val"),
         (_one_class, "must be at least two classes", "has 1", "add"),
-        (_mixed_channels, "must all be gray or all be color", "b/0.png' is color", "convert"),
         (_not_a_number, "must be finite", "NaN", "repair"),
         (_unwritable, "--output must be a folder that can be written", "'file'", "choose another"),
         (_existing, "must name a new study", "mine", "--resume"),

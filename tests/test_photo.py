@@ -1,4 +1,4 @@
-"""Photos as they come: turned by their EXIF, resized as weights declare."""
+"""Photos as they come: turned by their EXIF, gray among color, resized as weights declare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loading_samples import network, random_pixels, write_module, write_npz
+from loading_samples import network, random_pixels, write_folder, write_module, write_npz
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from torchvision import models
@@ -288,6 +288,36 @@ def test_pictures_of_a_data_set_stay_as_they_are_and_are_turned_in_a_copy() -> N
     assert np.array_equal(first, again)
     turned = np.asarray(Items.image.convert("RGB").transpose(Image.Transpose.ROTATE_270))
     assert np.array_equal(first[0], turned.transpose(2, 0, 1))
+
+
+def test_gray_images_among_color_ones_are_read_as_color(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_module(tmp_path, monkeypatch, "mixed_net")
+    write_folder(tmp_path / "photos", {"cat": 12, "dog": 11}, mode="RGB")
+    gray = photo(10, 8, "L")
+    gray.save(tmp_path / "photos" / "dog" / "gray.jpg", quality=95)
+    data = load_task("mixed_net:network", data=f"folder:{tmp_path}/photos").data
+    assert data.notes == ("1 of 24 images are gray and the others color: all are read as color",)
+    every = np.concatenate([data.train.images, data.validation.images, data.test.images])
+    same = (every[:, 0] == every[:, 1]).all((1, 2)) & (every[:, 1] == every[:, 2]).all((1, 2))
+    assert every.shape == (24, 3, 10, 8)
+    assert same.sum() == 1
+    assert np.abs(every[same][0, 0].astype(int) - np.asarray(gray)).max() <= 4
+
+
+def test_gray_split_beside_a_color_one_is_read_as_color(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_module(tmp_path, monkeypatch, "beside_net")
+    write_folder(tmp_path / "train", {"cat": 12, "dog": 12}, mode="RGB")
+    write_folder(tmp_path / "test", {"cat": 4, "dog": 4}, mode="L")
+    with Image.open(tmp_path / "test" / "cat" / "0.png") as image:
+        image.convert("RGB").save(tmp_path / "train" / "cat" / "0.png")
+    data = load_task("beside_net:network", train=tmp_path / "train", test=tmp_path / "test").data
+    assert data.test.images.shape == (8, 3, 10, 8)
+    assert "8 of 32 images are gray" in data.notes[0]
+    assert data.notes[1].startswith("1 of 8 images of the test split are in the train split")
 
 
 def pixels_of(path: Path, preprocess: Preprocess) -> NDArray[np.uint8]:

@@ -29,15 +29,8 @@ def check_source(raw: RawData, metric: Metric) -> None:
     """Checks what must hold before images are decoded.
 
     Raises:
-        InputError: splits differ in channels, or there are no labels or fewer than two classes.
+        InputError: there are no labels or fewer than two classes.
     """
-    channels = {name: split.images.channels for name, split in raw.splits.items()}
-    if len(set(channels.values())) > 1:
-        stated = ", ".join(f"{name} {count}" for name, count in channels.items())
-        raise InputError(
-            f"splits must have the same number of channels, but {raw.name!r} has {stated}; "
-            f"convert the images to gray or to color"
-        )
     if metric == "agreement":
         return
     if any(split.labels is None for split in raw.splits.values()):
@@ -57,6 +50,8 @@ def assemble(
 ) -> tuple[dict[SplitName, Split], list[str]]:
     """The three splits at ``size``, gray repeated where the network takes 3 channels; and notes.
 
+    Where some images are gray and others color, all become color.
+
     Splits that the source lacks are made from its ``train``. Images without labels get label 0.
 
     Raises:
@@ -65,7 +60,11 @@ def assemble(
     _check_memory(raw, size, channels)
     given: dict[SplitName, Split] = {}
     groups: dict[SplitName, NDArray[np.int64]] = {}
-    decoded = {name: split.images.pixels(size, resize) for name, split in raw.splits.items()}
+    most = max(split.images.channels for split in raw.splits.values())
+    decoded = {
+        name: _repeat(split.images.pixels(size, resize), most)
+        for name, split in raw.splits.items()
+    }
     numbers = group_duplicates(chain.from_iterable(decoded.values()))
     for name, pixels in decoded.items():
         groups[name], numbers = numbers[: len(pixels)], numbers[len(pixels) :]
@@ -73,7 +72,7 @@ def assemble(
         if labels is None:
             labels = np.zeros(len(pixels), np.int64)
         given[name] = Split(_repeat(pixels, channels), labels)
-    notes = _shared(groups)
+    notes = _mixed(raw) + _shared(groups)
     whole = given["train"]
     parts = split_indices(whole.labels, groups["train"], missing_shares(list(given)), seed)
     made: Mapping[SplitName, Split] = {
@@ -116,6 +115,15 @@ def check_splits(
 
 def _repeat(pixels: Pixels, channels: int) -> Pixels:
     return pixels if pixels.shape[1] == channels else np.repeat(pixels, channels, axis=1)
+
+
+def _mixed(raw: RawData) -> list[str]:
+    """A note where gray images are among color ones."""
+    gray = sum(split.images.gray for split in raw.splits.values())
+    count = sum(len(split.images) for split in raw.splits.values())
+    if gray in (0, count):
+        return []
+    return [f"{gray} of {count} images are gray and the others color: all are read as color"]
 
 
 def _shared(groups: Mapping[SplitName, NDArray[np.int64]]) -> list[str]:

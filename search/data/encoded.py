@@ -1,6 +1,6 @@
 """Images in files or in memory as PNG, JPEG and so on: headers are read first, pixels on demand.
 
-They are turned as their EXIF says.
+They are turned as their EXIF says, and all color where one is.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """Images of one channel count; gray or color is what the headers say."""
+    """Images read with one channel count; ``gray`` are so by their headers."""
 
     items: tuple[Encoded, ...]
     channels: int
+    gray: int
     sizes: frozenset[tuple[int, int]]
 
     @property
@@ -77,7 +78,7 @@ def scan(items: Sequence[Encoded]) -> EncodedImages:
     """Reads the headers.
 
     Raises:
-        InputError: an image is unreadable, or some are gray and others color.
+        InputError: an image is unreadable.
     """
     channels = np.zeros(len(items), np.int64)
     sizes: set[tuple[int, int]] = set()
@@ -87,26 +88,9 @@ def scan(items: Sequence[Encoded]) -> EncodedImages:
             channels[index] = channels_of_mode(image.mode)
             sizes.add(upright_size(image))
 
-    names = [item.name for item in items]
-    run_each(names, read)
-    return EncodedImages(
-        tuple(items), one_channel_count(names, channels.tolist()), frozenset(sizes)
-    )
-
-
-def one_channel_count(names: Sequence[str], channels: Sequence[int]) -> int:
-    """The number of channels that all images have.
-
-    Raises:
-        InputError: some are gray and others color.
-    """
-    if len(set(channels)) > 1:
-        gray, color = names[channels.index(1)], names[channels.index(3)]
-        raise InputError(
-            f"images must all be gray or all be color, but {gray!r} is gray and {color!r} is "
-            f"color ({channels.count(1)} and {channels.count(3)} images); convert them to one"
-        )
-    return channels[0]
+    run_each([item.name for item in items], read)
+    gray = int((channels == 1).sum())
+    return EncodedImages(tuple(items), int(channels.max()), gray, frozenset(sizes))
 
 
 def run_each(names: Sequence[str], work: Callable[[int], None], threads: int = THREADS) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from search.data import arrays
 from search.data.arrays import class_names, to_labels
-from search.data.encoded import channels_of_mode, one_channel_count, run_each
+from search.data.encoded import channels_of_mode, run_each
 from search.data.photo import SQUASHED, Resize, photo_pixels, upright_size
 from search.data.raw import ArrayImages, Pixels, RawData, RawSplit, SplitName
 from search.errors import InputError
@@ -30,6 +30,7 @@ class ItemImages:
 
     items: Items
     channels: int
+    gray: int
     photos: bool
     sizes: frozenset[tuple[int, int]]
     name: str
@@ -112,7 +113,8 @@ def _read(items: Items, name: str, threads: int) -> RawSplit:
     run_each(names, read, threads)
     images = ItemImages(
         items,
-        one_channel_count(names, channels),
+        max(channels),
+        channels.count(1),
         any(photos),
         frozenset(sizes),
         name,

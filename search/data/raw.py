@@ -34,6 +34,10 @@ class Images(Protocol):
         """1 (gray) or 3 (red, green, blue)."""
 
     @property
+    def gray(self) -> int:
+        """How many are gray, which among color ones are read as color."""
+
+    @property
     def photos(self) -> bool:
         """Whether they may be of any size, unlike arrays, which somebody has prepared."""
 
@@ -80,6 +84,11 @@ class ArrayImages:
     def channels(self) -> int:
         """1 (gray) or 3 (red, green, blue)."""
         return int(self.array.shape[1])
+
+    @property
+    def gray(self) -> int:
+        """All or none."""
+        return len(self) if self.channels == 1 else 0
 
     @property
     def photos(self) -> bool:
