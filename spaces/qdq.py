@@ -5,7 +5,9 @@ a layer planned as float *runs* in float. onnxruntime's load-time pass WeightBia
 turns a float layer that stands between a DequantizeLinear with a scalar scale and a
 QuantizeLinear into an int8 one. A float layer is therefore fed the float tensor itself where
 a float operator made it, and otherwise through a DequantizeLinear with one (equal) scale a
-channel, which that pass leaves alone.
+channel, which that pass leaves alone. In the same way a QuantizeLinear behind a max pool that
+follows a float layer has one (equal) scale a channel: another pass, QDQPropagation, would move it
+before the pool, whose int8 kernel is many times as slow as its float one.
 """
 
 from __future__ import annotations
@@ -111,6 +113,7 @@ def quantize_file(
         )
     quantized = onnx.load(target)
     keep_float(quantized, [n.name for n in weighted if n.name not in chosen])
+    keep_pools_float(quantized)
     onnx.save(quantized, target)
 
 
@@ -188,22 +191,40 @@ def keep_float(model: onnx.ModelProto, layers: Sequence[str]) -> None:
         if count is None:
             continue
         name = f"{node.name}_float_input"
-        for suffix, source in (("scale", 1), ("zero", 2)):
-            value = numpy_helper.to_array(values[dequantize.input[source]])
-            vector = np.full(count, value.reshape(-1)[0], value.dtype)
-            graph.initializer.append(numpy_helper.from_array(vector, f"{name}_{suffix}"))
-        added.append(
-            helper.make_node(
-                "DequantizeLinear",
-                [dequantize.input[0], f"{name}_scale", f"{name}_zero"],
-                [name],
-                name=name,
-                axis=1,
-            )
-        )
+        scales = [_repeated(graph, values[each], count, name) for each in dequantize.input[1:]]
+        inputs = [dequantize.input[0], *scales]
+        added.append(helper.make_node("DequantizeLinear", inputs, [name], name=name, axis=1))
         node.input[0] = name
     _insert(graph, added)
     _drop_unused(graph)
+
+
+def keep_pools_float(model: onnx.ModelProto) -> None:
+    """Quantizes what max pools make of float tensors so that onnxruntime leaves it behind them."""
+    graph = model.graph
+    producers = {out: node for node in graph.node for out in node.output}
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    channels = _channels(model)
+    for node in graph.node:
+        pool = producers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if pool is None or pool.op_type != "MaxPool" or _runs_in_int8(pool, producers):
+            continue
+        count = channels.get(node.input[0])
+        if count is None or len(node.input) < 3:
+            continue
+        for place in (1, 2):
+            node.input[place] = _repeated(graph, values[node.input[place]], count, node.name)
+        node.attribute.append(helper.make_attribute("axis", 1))
+    _drop_unused(graph)
+
+
+def _repeated(graph: onnx.GraphProto, scalar: onnx.TensorProto, count: int, owner: str) -> str:
+    """The name of a new vector (count,) of the scalar's value."""
+    value = numpy_helper.to_array(scalar)
+    name = f"{owner}_{scalar.name.rpartition('_')[2]}"
+    vector = np.full(count, value.reshape(-1)[0], value.dtype)
+    graph.initializer.append(numpy_helper.from_array(vector, name))
+    return name
 
 
 def _runs_in_int8(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> bool:

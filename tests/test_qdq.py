@@ -7,6 +7,7 @@ file itself says nothing about what is executed.
 from __future__ import annotations
 
 import tempfile
+from collections import OrderedDict
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from networks import IMAGE, NETWORKS, pictures, seeded
 from onnx import numpy_helper
+from torch import nn
 
+from evaluators.graph import walk
 from evaluators.sessions import open_session
 from hardware_profiles import HardwareProfile, load_profile
 from spaces import qdq
@@ -175,3 +178,33 @@ def test_graph_has_a_layer_for_each_traced_one() -> None:
     for name, make in NETWORKS.items():
         network = trace(seeded(make), IMAGE)
         assert {layer.name for layer in network.layers} == set(calls_in(float_file(name)))
+
+
+class _Pooled(nn.Sequential):
+    """As ResNets begin: a convolution, its activation, a max pool, and another convolution."""
+
+    def __init__(self) -> None:
+        first, second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3)
+        layers = {"first": first, "relu": nn.ReLU(), "pool": nn.MaxPool2d(3, 2), "second": second}
+        super().__init__(OrderedDict(layers))
+
+
+@pytest.mark.parametrize("profile", [ARM, VNNI], ids=["signed", "unsigned"])
+def test_max_pool_runs_at_the_width_of_the_layer_before_it(
+    profile: HardwareProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, images = tmp_path / "float.onnx", pictures(16).numpy()
+    export_onnx(seeded(_Pooled), source, IMAGE)
+
+    def pool_bits(*layers: str) -> int:
+        target = tmp_path / "int8.onnx"
+        quantize_file(source, target, layers=layers, runtime=profile.runtime, images=images)
+        ops = walk(target, arm=profile is ARM)
+        return next(op.bits for op in ops if op.op == "pool")
+
+    assert pool_bits("first", "second") == 8
+    assert pool_bits("first") == 8
+    assert pool_bits("second") == 32
+    # The trap is real: onnxruntime would quantize before the pool.
+    monkeypatch.setattr(qdq, "keep_pools_float", lambda _: None)
+    assert pool_bits("second") == 8
