@@ -30,6 +30,14 @@ def test_every_page_is_linked_from_the_readme(page: Path) -> None:
     assert f"(docs/{page.name})" in (ROOT / "README.md").read_text()
 
 
+def test_every_picture_is_shown_and_taken_by_the_script() -> None:
+    folder = ROOT / "docs" / "images"
+    pictures = {path.name for path in folder.glob("*.png")}
+    shown = {Path(t).name for page in PAGES for t in LINK.findall(page.read_text()) if ".png" in t}
+    assert shown == pictures
+    assert set(re.findall(r'"([\w-]+\.png)"', (folder / "make.py").read_text())) == pictures
+
+
 def test_architecture_names_every_seam_and_value_that_is_there() -> None:
     """Classes and files in its tables exist; a house that was rebuilt has an outdated plan."""
     text = (ROOT / "docs" / "architecture.md").read_text()
