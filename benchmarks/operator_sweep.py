@@ -6,25 +6,30 @@ concatenations, channel shuffles and activations, on maps of 2 to 112 pixels, wi
 counts on and off the kernels' tiles, as float and as int8. No published network is among them.
 
     python benchmarks/operator_sweep.py [--networks N] [--out CSV]
+    python benchmarks/operator_sweep.py --host x86-vnni --out CSV
 
 writes one row for each executed operator; ``python -m hardware_profiles fit-operators`` turns
-them into the analytic tier's costs.
+them into the analytic tier's costs. With --host they are timed on this machine, which then
+stands for that profile: let it be idle.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -33,8 +38,8 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from evaluators.graph import GraphOp, executed, label, read_model
-from hardware_profiles import emulator
+from evaluators.graph import GraphOp, executed, is_kernel, label, read_model, walk
+from hardware_profiles import emulator, load_profile
 from hardware_profiles.counts import COUNT_COLUMNS
 from hardware_profiles.operator_fit import OPERATOR_COUNTS
 
@@ -48,6 +53,7 @@ LEFT_OUT = ("total", "acc", "l1s", "l2s", "l3s", "fmla16", "mmla")
 COUNTS = tuple(name for name in COUNT_COLUMNS if name not in LEFT_OUT)
 FILES = ("float", "int8")
 COLUMNS = ("runtime", "network", "file", "core", *SHAPE_COLUMNS, *COUNTS)
+RUNS = 120  # of a network that is timed
 MACS_AN_OPERATOR = 2e7
 MACS_A_NETWORK = 8e7
 WEIGHTS_AN_OPERATOR = 1_500_000
@@ -216,9 +222,32 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self.left, None)
 
 
-def network_files(seed: int, folder: Path) -> tuple[Path, Path]:
+class ImageNetwork(Network):
+    """One that begins with an image, as classifiers do: one or three channels, many pixels."""
+
+    def __init__(self, draw: random.Random) -> None:
+        super().__init__(draw)
+        self.channels, self.size = draw.choice([1, 3]), draw.choice([28, 32, 64, 96, 128, 160])
+        self.image = (1, self.channels, self.size, self.size)
+
+    def _channels(self, most: int) -> int:
+        return super()._channels(min(most, 64) if len(self.nodes) < 2 else most)
+
+    def grow(self) -> None:
+        self.conv(*self.draw.choice([(7, 2), (3, 2), (3, 1), (5, 1)]))
+        if self.draw.random() < 0.5:
+            self.pool("MaxPool", self.draw.choice([2, 3]), 2)
+        super().grow()
+
+
+def network_files(
+    seed: int,
+    folder: Path,
+    kind: type[Network] = Network,
+    activations: QuantType = QuantType.QInt8,
+) -> tuple[Path, Path]:
     """The network of that seed as a float and as an int8 file."""
-    network = Network(random.Random(seed))
+    network = kind(random.Random(seed))
     network.grow()
     model = network.finish()
     onnx.checker.check_model(model)
@@ -229,7 +258,7 @@ def network_files(seed: int, folder: Path) -> tuple[Path, Path]:
         int8_file,
         Reader(network.image),
         quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QInt8,
+        activation_type=activations,
         weight_type=QuantType.QInt8,
         per_channel=True,
     )
@@ -253,6 +282,53 @@ def counted(core: str) -> Measure:
     return measure
 
 
+def timed(file: Path) -> Iterator[tuple[GraphOp, dict[str, float]]]:
+    """Measures on this machine: milliseconds of each operator.
+
+    The runtime's profile has whole microseconds, so means are taken, without the tenth that
+    took longest. What the network takes beyond its operators is their share of it alike.
+    """
+    labelled = label(read_model(file))
+    image = labelled.graph.input[0].type.tensor_type.shape.dim
+    fed = {"image": np.zeros([dim.dim_value for dim in image], np.float32)}
+
+    def session(profiled: bool) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.enable_profiling = profiled
+        options.profile_file_prefix = str(file.with_suffix(""))
+        return ort.InferenceSession(labelled.SerializeToString(), options)
+
+    whole, profiled = session(False), session(True)
+    whole_s = []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        whole.run(None, fed)
+        whole_s.append(time.perf_counter() - began)
+        profiled.run(None, fed)
+    events = json.loads(Path(profiled.end_profiling()).read_text())
+    runs: dict[str, list[float]] = {}
+    kernels = {event["name"]: event for event in events if is_kernel(event)}
+    for event in filter(is_kernel, events):
+        runs.setdefault(event["name"], []).append(event["dur"] * 1e-3)
+    found = zip(kernels, executed(labelled, kernels.values()), strict=True)
+    names = [name for name, op in found if op is not None and not name.startswith("Reorder")]
+    # Shapes are those before the runtime's own layouts, in the same order.
+    ops = walk(file, arm=False)
+    if len(ops) != len(names):
+        return
+    own_ms = [_mean_of_fast(runs[name]) for name in names]
+    others_ms = max(_mean_of_fast(whole_s) * 1e3 - sum(own_ms), 0.0) / len(ops)
+    for op, each_ms in zip(ops, own_ms, strict=True):
+        yield op, {"ms": each_ms + others_ms}
+
+
+def _mean_of_fast(times: list[float]) -> float:
+    kept = sorted(times)[: max(1, int(0.9 * len(times)))]
+    return math.fsum(kept) / len(kept)
+
+
 def shape_row(op: GraphOp) -> tuple[Any, ...]:
     shape = op.shape
     sizes = (*shape.in_size, *shape.out_size, *shape.kernel, *shape.stride)
@@ -266,11 +342,34 @@ def shape_row(op: GraphOp) -> tuple[Any, ...]:
     )
 
 
+def sweep_host(profile: str, networks: int, out: Path) -> int:
+    """Writes the table of operators that were timed here."""
+    unsigned = load_profile(profile).runtime.activation_type == "uint8"
+    activations = QuantType.QUInt8 if unsigned else QuantType.QInt8
+    with out.open("w", newline="") as file, tempfile.TemporaryDirectory() as folder:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("runtime", "network", "file", "profile", *SHAPE_COLUMNS, "ms"))
+        for seed in range(networks):
+            begin = ImageNetwork if seed % 2 else Network
+            files = network_files(seed, Path(folder), begin, activations)
+            for kind, path in zip(FILES, files, strict=True):
+                for op, figures in timed(path):
+                    ms = f"{figures['ms']:.5f}"
+                    runtime = f"onnxruntime {ort.__version__}"
+                    table.writerow([runtime, seed, kind, profile, *shape_row(op), ms])
+            file.flush()
+            print(f"{seed + 1}/{networks}", flush=True)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", type=int, default=50)
     parser.add_argument("--out", type=Path, default=OPERATOR_COUNTS)
+    parser.add_argument("--host", metavar="PROFILE", help="the profile that this machine is for")
     args = parser.parse_args()
+    if args.host:
+        return sweep_host(args.host, args.networks, args.out)
     with args.out.open("w", newline="") as file, tempfile.TemporaryDirectory() as folder:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)

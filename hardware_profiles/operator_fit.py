@@ -26,6 +26,7 @@ from hardware_profiles.profile import DATA, CountModel, HardwareProfile, Kernel,
 from hardware_profiles.terms import TERMS, WEIGHTED, amounts, padded_work, variant
 
 OPERATOR_COUNTS = DATA / "operator_counts.csv"
+OPERATOR_TIMES = DATA / "operator_times.csv"
 FOLDS = 5
 _MEMORY = MISSES[1:]  # those of the last cache
 _NOT_LIMITED = 1e5  # giga_per_s of a kernel whose time does not grow with its work
@@ -86,21 +87,73 @@ def read_operator_counts(path: Path = OPERATOR_COUNTS) -> tuple[CountedOperator,
     Raises:
         ProfileError: the file is missing or is not such a table.
     """
+    return tuple(_counted(row) for row in _table(path))
+
+
+def read_operator_times(path: Path = OPERATOR_TIMES) -> dict[str, tuple[TimedOperator, ...]]:
+    """By profile, the rows that ``benchmarks/operator_sweep.py --host`` wrote.
+
+    Raises:
+        ProfileError: the file is missing or is not such a table.
+    """
+    found: dict[str, list[TimedOperator]] = {}
+    for row in _table(path):
+        network = (row["network"], row["file"])
+        timed = TimedOperator(network, row["op"], _shape(row), int(row["bits"]), float(row["ms"]))
+        found.setdefault(row["profile"], []).append(timed)
+    return {profile: tuple(timed) for profile, timed in found.items()}
+
+
+def runtime_of(path: Path) -> str:
+    """The runtime, with its version, under which a table was made.
+
+    Raises:
+        ProfileError: the file is missing or is not such a table.
+    """
+    return ", ".join(sorted({row["runtime"] for row in _table(path)}))
+
+
+def fit_from_times(profile: HardwareProfile, timed: Sequence[TimedOperator]) -> Fitted:
+    """Kernels of a processor on which operators of many networks were timed.
+
+    Where its float kernels work on blocks of channels, others serve shapes off these blocks, at
+    another speed: from those nothing is learned, as no plan has them.
+    """
+    kept = [each for each in timed if _in_blocks(profile, each)]
+    totals_ms: dict[Network, float] = {}
+    for each in kept:
+        totals_ms[each.network] = totals_ms.get(each.network, 0.0) + each.ms
+    return fit(kept, totals_ms)
+
+
+def _in_blocks(profile: HardwareProfile, each: TimedOperator) -> bool:
+    """Whether plans have such channels; those of images can't be chosen."""
+    if each.op not in WEIGHTED:
+        return True
+    block = profile.channel_multiple(32)
+    inputs, outputs = each.shape.in_channels, each.shape.out_channels
+    return outputs % block == 0 and (inputs % block == 0 or inputs < block)
+
+
+def _table(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="") as file:
-            return tuple(_counted(row) for row in csv.DictReader(file))
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            _shape(row)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ProfileError(
-            f"counts of operators must be a table of benchmarks/operator_sweep.py, but {path} "
-            f"is not: {error}"
+            f"operators must be a table of benchmarks/operator_sweep.py, but {path} is "
+            f"not: {error}"
         ) from None
+    return rows
 
 
-def _counted(row: Mapping[str, str]) -> CountedOperator:
+def _shape(row: Mapping[str, str]) -> OpShape:
     def pair(name: str) -> tuple[int, int]:
         return int(row[f"{name}_height"]), int(row[f"{name}_width"])
 
-    shape = OpShape(
+    return OpShape(
         in_channels=int(row["in_channels"]),
         out_channels=int(row["out_channels"]),
         in_size=pair("in"),
@@ -109,10 +162,13 @@ def _counted(row: Mapping[str, str]) -> CountedOperator:
         stride=pair("stride"),
         groups=int(row["groups"]),
     )
+
+
+def _counted(row: Mapping[str, str]) -> CountedOperator:
     counts = {name: float(row.get(name, 0)) for name in COUNT_COLUMNS}
     network = (row["network"], row["file"])
     return CountedOperator(
-        row["runtime"], network, row["core"], row["op"], shape, int(row["bits"]), counts
+        row["runtime"], network, row["core"], row["op"], _shape(row), int(row["bits"]), counts
     )
 
 

@@ -68,9 +68,15 @@ def amounts(op: str, shape: OpShape, kind: str, tail: int, tile_in: int) -> dict
         tail: elements that the kernel finishes together.
         tile_in: elements that it multiplies together.
     """
+    pixels, taps = math.prod(shape.out_size), math.prod(shape.kernel)
+    if op in ("pool", "average_pool"):
+        return {
+            "outputs": shape.out_elements,
+            "gathered": shape.out_elements * taps,
+            "copies": pixels * taps,
+        }
     if op not in WEIGHTED:
         return {"outputs": shape.out_elements}
-    pixels, taps = math.prod(shape.out_size), math.prod(shape.kernel)
     if kind.startswith("depthwise"):
         channels = shape.out_channels
         return {
