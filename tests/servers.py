@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 
 def free_port() -> int:
@@ -15,7 +16,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until_alive(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_alive(url: str, process: subprocess.Popen[Any], log: Path) -> None:
     give_up = time.monotonic() + 120
     while True:
         try:
