@@ -298,7 +298,7 @@ def test_gray_images_among_color_ones_are_read_as_color(
     gray = photo(10, 8, "L")
     gray.save(tmp_path / "photos" / "dog" / "gray.jpg", quality=95)
     data = load_task("mixed_net:network", data=f"folder:{tmp_path}/photos").data
-    assert data.notes == ("1 of 24 images are gray and the others color: all are read as color",)
+    assert data.notes == ("gray among color images: 1 of 24; all are read as color",)
     every = np.concatenate([data.train.images, data.validation.images, data.test.images])
     same = (every[:, 0] == every[:, 1]).all((1, 2)) & (every[:, 1] == every[:, 2]).all((1, 2))
     assert every.shape == (24, 3, 10, 8)
@@ -316,7 +316,7 @@ def test_gray_split_beside_a_color_one_is_read_as_color(
         image.convert("RGB").save(tmp_path / "train" / "cat" / "0.png")
     data = load_task("beside_net:network", train=tmp_path / "train", test=tmp_path / "test").data
     assert data.test.images.shape == (8, 3, 10, 8)
-    assert "8 of 32 images are gray" in data.notes[0]
+    assert "gray among color images: 8 of 32" in data.notes[0]
     assert data.notes[1].startswith("1 of 8 images of the test split are in the train split")
 
 

@@ -25,6 +25,7 @@ def model_card(result: SearchResult, finalist: Finalist, golden_images: int) -> 
     winner = contender(finalist.trial, result.metric, finalist.test)
     metric = metric_title(result.metric)
     size = input_size(finalist.trial.plan, data.preprocess.size)
+    mode = "gray" if data.preprocess.channels == 1 else "RGB"
     shape = ", ".join(map(str, ("batch", data.preprocess.channels, *size)))
     return f"""---
 # To be filled by the owner of the model and its data:
@@ -50,9 +51,10 @@ for ONNX Runtime. Input: float32, ({shape}), made from pixels as `preprocess.jso
 
 `example.py` classifies one of the golden images; `python example.py photo.jpg` (with
 `pip install pillow`) a picture of yours, which goes through the steps that photos went through in
-the search: turned as its EXIF says, made {"gray" if data.preprocess.channels == 1 else "RGB"},
-resized, normalized. `verify.py` checks that no file changed or was added, that the
-model gives its expected answers on the {golden_images} golden images, and prints the latency on
+the search: turned as its EXIF says, made {mode}, resized, normalized.
+
+`verify.py` checks that no file changed or was added, that the model gives its expected answers on
+the {golden_images} golden images, and prints the latency on
 the machine where it runs; its exit code is 0 when everything holds. `sha256sum -c manifest.sha256`
 checks the files alone.
 

@@ -123,7 +123,7 @@ def _mixed(raw: RawData) -> list[str]:
     count = sum(len(split.images) for split in raw.splits.values())
     if gray in (0, count):
         return []
-    return [f"{gray} of {count} images are gray and the others color: all are read as color"]
+    return [f"gray among color images: {gray} of {count}; all are read as color"]
 
 
 def _shared(groups: Mapping[SplitName, NDArray[np.int64]]) -> list[str]:
