@@ -93,7 +93,6 @@ class Driver:
         self._free_asks = 0
         self._failures = 0
         self._disk_errors: Counter[int] = Counter()  # by ticket
-        self._disk_errors: Counter[int] = Counter()
 
     def run(self) -> str:
         """Runs trials until something ends the search, and says what: ``trials``, ``budget``,
