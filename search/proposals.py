@@ -64,12 +64,16 @@ class Proposer:
             found = self._near(min(aim_ms, ceiling_ms), self._prior, known)
             if found is not None:
                 return found, "warm"
-        aims = (self._halving, self._pressing, self._filling)
-        aim_ms = aims[origins.count("model") % len(aims)](finished, latencies)
         correction = correct(self._prior.units, finished, lambda t: self._looked_at(t)[1])
         allocator = self._prior.weighted(correction.weights if correction else {})
-        found = self._near(min(aim_ms, ceiling_ms), allocator, known)
-        return (found, "model") if found is not None else None
+        aims = (self._halving, self._pressing, self._filling)
+        turn = origins.count("model")
+        for step in range(len(aims)):  # where one has nothing new, the next has its turn
+            aim_ms = aims[(turn + step) % len(aims)](finished, latencies)
+            found = self._near(min(aim_ms, ceiling_ms), allocator, known)
+            if found is not None:
+                return found, "model"
+        return None
 
     def _near(
         self, aim_ms: float, allocator: Allocator, known: Container[str]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fakes import space_of
 from test_infeasible import sensitivity
 
@@ -74,3 +76,24 @@ def test_model_goes_on_where_the_opening_has_nothing_new() -> None:
         trials.append(finished(len(trials), found[0], 1.0, "sampler:tpe"))
     assert found is not None
     assert found[1] == "model"
+
+
+def test_aim_without_anything_new_gives_its_turn_to_the_next() -> None:
+    """The fastest plan of all is known and meets the limit, so nothing can be pressed below it."""
+    proposer = Proposer(SPACE, sensitivity(), Limits(0.03))
+    fastest = Allocator(SPACE, sensitivity()).solve(0.0)
+    best = Allocator(SPACE, sensitivity()).plan(fastest)
+    trials = [finished(0, CompressionPlan(), 1.0, "baseline:fp32")]
+    trials += [
+        replace(finished(n, plan, 1.0), violations={"drop": -0.01})
+        for n, plan in enumerate([best, *proposed(Limits(0.03), OPENING)], start=1)
+    ]
+    proposals = []
+    while (found := proposer.next(trials)) and len(proposals) < 3:
+        assert found[1] == "model"
+        proposals.append(found[0])
+        trials.append(
+            replace(finished(len(trials), found[0], 1.0, "model"), violations={"drop": -0.01})
+        )
+    assert len(proposals) == 3
+    assert min(map(modeled_ms, proposals)) > modeled_ms(best)
