@@ -16,7 +16,7 @@ from search.pareto import ranks
 STARTUP_TRIALS = 8
 # TPE's and GP's questions take time in proportion to the trials they look at, and more: beyond
 # so many they are shown the best and the latest.
-SHOWN_BEST, SHOWN_LATEST = 75, 75
+SHOWN_BEST, SHOWN_LATEST = 60, 60
 _RANKED_EVERY = 50  # trials; at most SHOWN_LATEST
 _LIMITED = ("tpe", "gp")
 
@@ -65,9 +65,9 @@ def _random(seed: int) -> optuna.samplers.BaseSampler:
 
 
 class _Limited(optuna.storages.InMemoryStorage):
-    """Shows samplers the best and the latest finished trials, and all that run.
+    """Shows samplers the best and the latest finished trials, and the latest that run.
 
-    Which ones those are depends on the finished trials and their order alone.
+    Which ones those are depends on the trials and their order alone.
     """
 
     def __init__(self) -> None:
@@ -110,9 +110,10 @@ class _Limited(optuna.storages.InMemoryStorage):
         if settled != self._ranked:
             self._ranked = settled
             self._best = frozenset(_best_of(finished[:settled]))
-        shown = self._best.union(t.number for t in finished[-SHOWN_LATEST:])
-        waiting = (TrialState.RUNNING, TrialState.WAITING)
-        return [t for t in trials if t.number in shown or t.state in waiting]
+        under_way = [t for t in trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
+        latest = (*finished[-SHOWN_LATEST:], *under_way[-SHOWN_LATEST:])
+        shown = self._best.union(t.number for t in latest)
+        return [t for t in trials if t.number in shown]
 
 
 def _best_of(trials: Sequence[FrozenTrial]) -> list[int]:
