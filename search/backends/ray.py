@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for what `ray job submit` runs
 LOOK_S = 10.0
+TRIES = 3  # to become a client of a cluster that is there
 HEAR_S = 1.0
 END_S = 20.0  # for Tune to notice that there is nothing left to do
 # Before Ray and Tune are imported: no log files nobody reads, nothing started behind our back.
@@ -271,19 +272,23 @@ def connect(address: str | None, module: Path | None) -> None:
         return
     _look(address or os.environ.get("RAY_ADDRESS"))
     environment = {"py_modules": [str(module)]} if module else None
-    try:
-        ray.init(
-            address=address,
-            runtime_env=environment,
-            logging_level="CRITICAL",  # what goes wrong is said in the search's own words
-            log_to_driver=False,
-            include_dashboard=None if address else False,
-        )
-    except Exception as error:  # of Ray: ConnectionError, ValueError, RuntimeError…
-        raise InputError(
-            f"--address must be that of a Ray cluster that answers, but {address!r} does not: "
-            f"{one_line(error)[:300]}; start one with: ray start --head"
-        ) from error
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(
+                address=address,
+                runtime_env=environment,
+                logging_level="CRITICAL",  # what goes wrong is said in the search's own words
+                log_to_driver=False,
+                include_dashboard=None if address else False,
+            )
+            return
+        except Exception as error:  # of Ray: ConnectionError, ValueError, RuntimeError…
+            if left and isinstance(error, ConnectionAbortedError):
+                continue  # a busy head did not start this client's process in time
+            raise InputError(
+                f"--address must be that of a Ray cluster that answers, but {address!r} does not: "
+                f"{one_line(error)[:300]}; start one with: ray start --head"
+            ) from error
 
 
 def _look(address: str | None) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from backend_contract import BackendContract, Make, fake_job, ignore
 
 from search.backends import Listen, Resources
-from search.backends.ray import ENVIRONMENT, RayBackend
+from search.backends.ray import ENVIRONMENT, TRIES, RayBackend, connect
+from search.errors import InputError
 
 TESTS = Path(__file__).parent.parent
 
@@ -88,3 +90,22 @@ def test_trial_has_the_cpus_it_asks_for_and_shares_the_nodes_data(tmp_path: Path
     assert found is not None
     # Not copied: it lies in the node's object store, where all its workers look at it.
     assert found.evaluation["accuracy"].detail == {"own": False, "writeable": False}
+
+
+def test_head_too_busy_for_a_client_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str | None] = []
+
+    def busy(times: int, address: str | None = None, **_: object) -> None:
+        calls.append(address)
+        if len(calls) <= times:
+            raise ConnectionAbortedError("Starting Ray client server failed.")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", partial(busy, TRIES - 1))
+    connect("auto", None)
+    assert calls == ["auto"] * TRIES
+    calls.clear()
+    monkeypatch.setattr("ray.init", partial(busy, TRIES))
+    with pytest.raises(InputError, match="Starting Ray client server failed"):
+        connect("auto", None)
+    assert len(calls) == TRIES
