@@ -30,7 +30,7 @@ import torch
 from record import open_bench, uniform_plans
 
 from evaluators.latency_host import FINAL_BUDGET_S, close_host_agent, measure
-from search.finals import TRAININGS, best_training
+from search.finals import FINAL_SHARE, TRAININGS, best_training
 from search.rungs import FULL_SHARE
 from search.study import trial_from_json
 from search.trial import Trial
@@ -254,7 +254,8 @@ class Uniform:
             drops = self._drops.setdefault(name, [])
             # As many chances as a search gives its finalists.
             while min(drops, default=math.inf) > limit and len(drops) < TRAININGS:
-                epochs = FULL_SHARE * self._bench.settings.epochs
+                share = FINAL_SHARE if drops else FULL_SHARE
+                epochs = share * self._bench.settings.epochs
                 job = Job(plan, epochs, training=len(drops))
                 outcome = run_job(job, self._bench, lambda stage, done: None)
                 drops.append(outcome.evaluation.value("drop"))

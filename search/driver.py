@@ -17,11 +17,11 @@ from search.clock import Clock, OutOfTimeError
 from search.disk import disk_trouble, is_of_disk
 from search.errors import TrialsFailedError
 from search.experience import Experience
-from search.finals import MOST_AGAIN, finalists
+from search.finals import FINAL_SHARE, MOST_AGAIN, finalists
 from search.interruption import held
 from search.progress import Progress
 from search.report import words
-from search.rungs import FULL_SHARE, LAST, RUNGS, Seen, goes_on, seen, share_of
+from search.rungs import LAST, RUNGS, Seen, goes_on, seen, share_of
 from search.study import Ask, Study
 from search.tracking.tracker import Tracker
 from search.trial import Trial
@@ -173,9 +173,10 @@ class Driver:
             return False  # who is a finalist is known when all are done
         for trial in self._finalists():
             job = self._make_job(trial.plan, LAST, None)
+            epochs = FINAL_SHARE / share_of(LAST, from_scratch=True) * job.epochs
             training = 1 + len(self._study.trainings.get(trial.number, ()))
             self._again[trial.number] = trial
-            self._backend.submit(trial.number, replace(job, training=training))
+            self._backend.submit(trial.number, replace(job, epochs=epochs, training=training))
             return True
         return False
 
@@ -195,7 +196,7 @@ class Driver:
         ]
 
     def _again_s(self, trial: Trial) -> float:
-        return self._experience.expected_s(trial.plan, FULL_SHARE)
+        return self._experience.expected_s(trial.plan, FINAL_SHARE)
 
     def _kept_s(self) -> float:
         """Seconds that are kept for today's finalists."""

@@ -21,7 +21,7 @@ from search.clock import Clock, OutOfTimeError
 from search.driver import ASKS_PER_TRIAL, Driver
 from search.errors import TrialsFailedError
 from search.experience import Experience
-from search.finals import MOST_AGAIN, finalists
+from search.finals import FINAL_SHARE, MOST_AGAIN, finalists
 from search.limits import Limits
 from search.progress import NullProgress
 from search.rungs import FULL_SHARE, LAST, RUNGS, share_of
@@ -321,7 +321,7 @@ def test_finalists_are_trained_again_with_other_seeds_and_the_best_stands() -> N
     for ticket, job in again:
         assert job.plan == study.trials[ticket].plan
         assert job.checkpoint is None
-        assert job.epochs == FULL_SHARE
+        assert job.epochs == FINAL_SHARE
     assert {n: [t.training for t in each] for n, each in study.trainings.items()} == {
         n: list(range(1, 1 + [ticket for ticket, _ in again].count(n)))
         for n in {ticket for ticket, _ in again}
