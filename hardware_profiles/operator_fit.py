@@ -31,6 +31,7 @@ FOLDS = 5
 _MEMORY = MISSES[1:]  # those of the last cache
 _NOT_LIMITED = 1e5  # giga_per_s of a kernel whose time does not grow with its work
 _FLOOR_MS = 0.01  # an operator's error below this hardly matters
+_TIMED_FLOOR_MS = 0.002  # the same for processors on which operators are timed, which are faster
 _POWER = 0.75  # weights are times to the minus this: between relative errors and unbiased sums
 _ROUNDS = 5
 
@@ -123,7 +124,7 @@ def fit_from_times(profile: HardwareProfile, timed: Sequence[TimedOperator]) -> 
     totals_ms: dict[Network, float] = {}
     for each in kept:
         totals_ms[each.network] = totals_ms.get(each.network, 0.0) + each.ms
-    return fit(kept, totals_ms)
+    return fit(kept, totals_ms, _TIMED_FLOOR_MS)
 
 
 def _in_blocks(profile: HardwareProfile, each: TimedOperator) -> bool:
@@ -236,20 +237,24 @@ def _without_memory_ms(
     return sum(each * found[name] for name, each in kept.items()) / profile.cpu.ghz * 1e-6
 
 
-def fit(timed: Sequence[TimedOperator], totals_ms: Mapping[Network, float]) -> Fitted:
+def fit(
+    timed: Sequence[TimedOperator], totals_ms: Mapping[Network, float], floor_ms: float = _FLOOR_MS
+) -> Fitted:
     """Kernels from times of operators, cross-validated by network.
 
     Args:
         timed: operators of many networks.
         totals_ms: whole time of each of these networks, against which the error is.
+        floor_ms: an operator's error below this hardly matters.
     """
-    kernels = _fit_all(timed)
+    kernels = _fit_all(timed, floor_ms)
     tiles = {(kernel.op, kernel.bits, kernel.variant): kernel for kernel in kernels}
     networks = sorted(totals_ms)
     errors = []
     for fold in range(FOLDS):
         left_out = set(networks[fold::FOLDS])
-        seen = _fit_all([each for each in timed if each.network not in left_out], tiles)
+        rest = [each for each in timed if each.network not in left_out]
+        seen = _fit_all(rest, floor_ms, tiles)
         estimates = dict.fromkeys(left_out, 0.0)
         for each in timed:
             if each.network in left_out:
@@ -267,6 +272,7 @@ def _kind(each: TimedOperator) -> _Kind:
 
 def _fit_all(
     timed: Sequence[TimedOperator],
+    floor_ms: float,
     known: Mapping[tuple[str, int, str], Kernel] | None = None,
 ) -> tuple[Kernel, ...]:
     """A kernel for every kind; with ``known``, its tiles are taken from there."""
@@ -277,7 +283,7 @@ def _fit_all(
     for kind, operators in sorted(kinds.items(), key=lambda item: repr(item[0])):
         given = (known or {}).get((kind.op, kind.bits, kind.variant))
         tiles = _tiles(kind) if given is None else [_tiles_of(given)]
-        fits = [_fit_kind(kind, operators, *each) for each in tiles]
+        fits = [_fit_kind(kind, operators, floor_ms, *each) for each in tiles]
         # Of fits that are equally good the first, with the smallest tiles.
         best = min(error for error, _ in fits)
         kernel = next(kernel for error, kernel in fits if error <= best + 2e-4)
@@ -304,6 +310,7 @@ def _tiles_of(kernel: Kernel) -> tuple[int, int, int, int]:
 def _fit_kind(
     kind: _Kind,
     operators: Sequence[TimedOperator],
+    floor_ms: float,
     tile_out: int,
     tile_in: int,
     tile_map: int,
@@ -320,7 +327,7 @@ def _fit_kind(
         rows.append([found.get(name, 0) for name in names])
     given, times = np.array(rows, dtype=np.float64), np.array([each.ms for each in operators])
     found_ms = _solve(given, times)
-    error = np.mean(np.abs(given @ found_ms - times) / (times + _FLOOR_MS))
+    error = np.mean(np.abs(given @ found_ms - times) / (times + floor_ms))
     by_name = dict(zip(names, found_ms.tolist(), strict=True))
     fixed_ms, work_ms = by_name.pop("fixed"), by_name.pop("work")
     kernel = Kernel(
