@@ -1,8 +1,9 @@
 """Plans that are thought out before anything is trained: the warm start, and what follows it.
 
 The additive model of ``allocation`` opens the study with plans along the whole latency range.
-From then on it is corrected by what was measured, and proposes where the next measurement can
-move the front: between the fastest plan that meets the limit and those just beyond it.
+From then on it is corrected by what was measured, drops and latencies, and proposes where the next
+measurement can move the front: between the fastest plan that meets the limit and those just beyond
+it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 
 from search.allocation import Allocator, Assignment
@@ -17,6 +19,7 @@ from search.correction import correct
 from search.limits import Limits
 from search.rungs import RUNGS
 from search.sensitivity import Sensitivity
+from search.speeds import Speeds, speeds
 from search.trial import Trial
 from spaces import CompressionPlan
 from spaces.space import SearchSpace
@@ -32,7 +35,10 @@ class Proposer:
 
     def __init__(self, space: SearchSpace, sensitivity: Sensitivity, limits: Limits) -> None:
         self._space = space
+        self._stated = space.profile
+        self._sensitivity = sensitivity
         self._limits = limits
+        self._speeds = Speeds()
         self._prior = Allocator(space, sensitivity)
         self._seen: dict[str, tuple[float, Assignment]] = {}
 
@@ -53,6 +59,7 @@ class Proposer:
         origins = [t.origin for t in trials] + [origin for _, origin in running]
         # What was not trained at all says little about what training makes of it.
         finished = [t for t in trials if t.state == "complete" and t.rung != RUNGS[0].name]
+        self._learn_speeds(finished)
         latencies = {t.number: self._modeled_ms(t) for t in finished}
         ceiling_ms = self._ceiling_ms(finished, latencies)
         warm = origins.count("warm")
@@ -74,6 +81,21 @@ class Proposer:
             if found is not None:
                 return found, "model"
         return None
+
+    def _learn_speeds(self, finished: Sequence[Trial]) -> None:
+        """Begins anew where the machine turns out to be another than its profile has it."""
+        seen = [
+            (self._space.table(t.plan), t.evaluation.value("latency_ms"))
+            for t in finished
+            if t.evaluation is not None
+        ]
+        found = speeds(seen, self._stated)
+        if found == self._speeds:
+            return
+        self._speeds = found
+        self._space = replace(self._space, profile=found.of(self._stated))
+        self._prior = Allocator(self._space, self._sensitivity)
+        self._seen = {}
 
     def _near(
         self, aim_ms: float, allocator: Allocator, known: Container[str]

@@ -3,8 +3,8 @@
 Asynchronous successive halving on several objectives (MO-ASHA: Schmucker et al. 2021), in its
 stopping form: as soon as a plan's figures at a rung are there, it goes on or it ends. It goes
 on when its non-dominated rank, violations of limits first, is among the best 1/REDUCTION of
-all plans seen at that rung, or when with twice the improvement that training has brought others
-it could still enter the feasible front.
+all plans seen at that rung, or when it could still enter the feasible front if training cut its
+drop as it cut that of others at best, twice over.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from evaluators import Evaluation
 from search.pareto import ranks
 
 REDUCTION = 3
-# Improvement of the drop from rung to rung is taken from those that went on; before there are
-# so many, everything goes on.
+# What training does to a drop is taken from those that went on; before there are so many,
+# everything goes on.
 LEAST_EXPERIENCE = 3
-# Training brings most to those that lost most: narrow networks go from 30 points to none. By the
-# best improvement alone, a search whose first plans lost little would stop all that lose more.
+# Training brings most to those that lost most: narrow networks go from 20 points to one. So it is
+# by ratios, and squared: a search whose first plans lost little would stop all that lose more.
 OPTIMISM = 2.0
+# Added to both drops of a ratio: below a point, what is left of a drop is chance.
+CHANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,17 @@ def _could_enter(
     front: Sequence[Seen],
     max_drop: float,
 ) -> bool:
-    """With twice the best improvement so far, would it be feasible and undominated?"""
+    """With the best ratio so far, squared, would it be feasible and undominated?"""
     last = history[-1]
-    gains = [here.drop - last[plan].drop for plan, here in history[rung].items() if plan in last]
-    if len(gains) < LEAST_EXPERIENCE:
+    ratios = [
+        (last[plan].drop + CHANCE) / (here.drop + CHANCE)
+        for plan, here in history[rung].items()
+        if plan in last
+    ]
+    if len(ratios) < LEAST_EXPERIENCE:
         return True
-    hoped = max(0.0, mine.drop - OPTIMISM * max(0.0, *gains))
+    best = min(1.0, *ratios) ** OPTIMISM
+    hoped = max(0.0, (mine.drop + CHANCE) * best - CHANCE)
     if hoped > max_drop:
         return False
     return not any(s.latency_ms <= mine.latency_ms and s.drop <= hoped for s in front)
