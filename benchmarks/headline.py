@@ -95,7 +95,7 @@ def main() -> int:
     for job in chosen:
         result = searched(job, args.data, args.output, args.budget)
         folder = args.output / job.name
-        print(f"\n{job.name}: {result['trials']} trials in {result['seconds']:.0f} s")
+        print(f"\n{job.name}: {result['trials']['completed']} trials in {result['seconds']:.0f} s")
         if job.against_uniform:
             rows = against_uniform(job, args.data, folder)
             gains += [row["than_uniform"] for row in rows]
