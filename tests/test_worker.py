@@ -9,6 +9,7 @@ import pytest
 import torch
 from benches import a_bench
 
+from hardware_profiles.profile import Limits as DeviceLimits
 from search import worker
 from search.worker import Job, run_job
 from spaces import CompressionPlan, pruning
@@ -84,3 +85,19 @@ def test_facts_are_those_of_the_model_that_ships(tmp_path: Path) -> None:
     )
     assert run_job(Job(plan, 1.0), tight, ignore).reason is not None
     assert run_job(Job(plan, 1.0), loose, ignore).reason is None
+
+
+def test_untouched_model_is_evaluated_though_the_device_is_too_small_for_it(
+    tmp_path: Path,
+) -> None:
+    bench = a_bench(tmp_path)
+    small = replace(bench.context.profile, limits=DeviceLimits(flash_bytes=100.0))
+    bench = replace(bench, context=replace(bench.context, profile=small))
+    untouched = run_job(Job(CompressionPlan(), 0.0), bench, ignore)
+    assert "accuracy" in untouched.evaluation
+    assert untouched.model is not None
+    assert untouched.violations["size_bytes"] > 0
+    pruned = CompressionPlan({"pruning": pruning.uniform(bench.network, small, 0.5)})
+    assert "size_bytes must be at most 100" in (
+        run_job(Job(pruned, 0.0), bench, ignore).reason or ""
+    )
