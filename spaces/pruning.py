@@ -203,6 +203,8 @@ def importance(
     expansion of the loss on the calibration images: Molchanov et al. 2019), ``bn_scale``
     (Liu et al. 2017; groups without batch norm fall back to magnitude).
     """
+    if not groups:  # of a model, too, that torch-pruning can't follow
+        return {}
     measures = {
         "magnitude": tp.importance.GroupMagnitudeImportance(p=2),
         "taylor": tp.importance.GroupTaylorImportance(),

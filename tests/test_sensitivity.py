@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from search.sensitivity import (
     monotone,
 )
 from search.train import Hardware
+from spaces import pruning
 from spaces.network import trace
 
 PROFILE = load_profile("raspberry-pi-4b")
@@ -101,3 +103,20 @@ def test_what_was_found_is_kept_and_cut_short_files_are_measured_anew(tmp_path: 
     asked = []
     cached_sensitivity(path, lambda: asked.append(1) or found)  # type: ignore[func-returns-value]
     assert asked
+
+
+def test_network_that_can_not_be_pruned_is_measured_in_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one that torch-pruning can't follow, whose graph nobody may ask for then."""
+    model = seeded(NETWORKS["residual"])
+    network = replace(trace(model, IMAGE), groups=(), blocks=())
+
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pruning, "dependency_graph", fails)
+    labels = torch.arange(32) % CLASSES
+    found = measure_sensitivity(model, network, PROFILE, pictures(32), labels, CPU, lambda _: None)
+    assert found.bits.keys() == {layer.name for layer in network.layers}
+    assert found.pruned == {}
