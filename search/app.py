@@ -76,6 +76,7 @@ PACE_SHARE = 0.1  # of the look at the sensitivity, after which its pace is know
 # Of the budget that is left at the start: when training the baseline, asking the teacher and
 # looking at the sensitivity have to be done. What is left then is better spent on trials.
 TRAINING_SHARE, TEACHER_SHARE, PREPARATION_SHARE = 0.35, 0.42, 0.6
+OUTDONE = 0.01  # a gain that is shown, of which a person should know
 RESERVE_SHARE, RESERVE_LEAST_S, RESERVE_MOST_S = 0.08, 12.0, 120.0
 VERSIONED = ("torch", "onnxruntime", "onnx", "optuna", "torch-pruning", "numpy")
 
@@ -399,10 +400,8 @@ class Search:
             def listen(stage: str, fraction: float | None) -> None:
                 self._progress.stage(0, stage, fraction)
 
-            # The untouched model may break a limit; it is evaluated all the same.
-            free = replace(bench, limits=Limits(bench.limits.max_drop, bench.limits.confidence))
             try:
-                outcome = run_job(Job(ask.plan, 0), free, listen)
+                outcome = run_job(Job(ask.plan, 0), bench, listen)
             except Exception as error:  # of the person's model, too: anything
                 raise InputError(
                     f"the untouched model must export to ONNX and run in onnxruntime, but that "
@@ -414,7 +413,7 @@ class Search:
                 "complete",
                 UNTOUCHED,
                 outcome.evaluation,
-                bench.limits.violations(outcome.evaluation, self._request.profile),
+                outcome.violations,
                 None,
                 outcome.stages,
                 self._relative(outcome.model),
@@ -466,13 +465,16 @@ class Search:
             )
         parts = parts_of(prepared.space, prepared.sensitivity, trials)
         blocked = blocks(trials, request.limits, request.profile, parts)
+        behind = outdone_baseline(trials)
+        for note in behind:
+            self._progress.note(note)
         result = SearchResult(
             study=self._folder.name,
             folder=self._folder.path,
             profile=request.profile,
             limits=request.limits,
             metric=request.task.metric,
-            data=bench.task.data,
+            data=with_notes(bench.task, behind).data,
             model_spec=request.task.model_spec,
             trials=trials,
             front=front_of(trials, request.task.metric),
@@ -542,6 +544,26 @@ def poor_baseline(bench: Workbench, predictions: NDArray[np.int64]) -> list[str]
         f"on validation is {words.percent(score(labels, predictions))}, and always answering "
         f"{bench.task.data.classes[answer]!r} has {words.percent(score(labels, fixed))}; give "
         f"trained weights (--weights), their --preprocess, or a larger --budget"
+    ]
+
+
+def outdone_baseline(trials: Sequence[Trial]) -> list[str]:
+    """A warning where a compressed model is shown to be better than the untouched one by far.
+
+    Then the untouched one could be better, too, and a drop against it says little.
+    """
+    bounds = [
+        (t.evaluation.value("drop_bound"), t.number)
+        for t in trials
+        if t.plan.settings and t.evaluation is not None and "drop_bound" in t.evaluation
+    ]
+    bound, number = min(bounds, default=(0.0, 0))
+    if bound > -OUTDONE:
+        return []
+    return [
+        f"trial {number} is better than the untouched model, by at least {words.points(-bound)} "
+        f"on validation images: the untouched model could have been trained better, and the drop "
+        f"is against it as it is; give weights that were trained longer (--weights)"
     ]
 
 

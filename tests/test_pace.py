@@ -11,9 +11,10 @@ import numpy as np
 import optuna
 import pytest
 from networks import IMAGE, Residual, seeded
+from test_finals import trial
 from test_train import CPU, task_of
 
-from search.app import SENSITIVITY, Search, poor_baseline
+from search.app import SENSITIVITY, Search, outdone_baseline, poor_baseline
 from search.augment import VIEWS
 from search.clock import OutOfTimeError
 from search.pace import STEPS, Pace
@@ -184,3 +185,12 @@ def test_sensitivity_that_cannot_end_in_time_is_given_up_early(
             "The budget leaves no time to look at the sensitivity: the sampler searches alone."
         ]
     assert done == looks
+
+
+def test_baseline_that_a_compressed_model_outdoes_by_far_is_told() -> None:
+    """By what is shown, not by what was seen; and the best of all is named."""
+    better, best = trial(1, -0.04, -0.02), trial(2, -0.05, -0.03)
+    assert outdone_baseline([trial(0, -0.5, -0.5), better, trial(3, -0.05, -0.005)]) != []
+    assert outdone_baseline([trial(3, -0.05, -0.005), trial(4, 0.0, 0.01)]) == []
+    (told,) = outdone_baseline([better, best])
+    assert told.startswith("trial 2 is better than the untouched model, by at least 3")
