@@ -47,12 +47,14 @@ def finalists(trials: Sequence[Trial], max_drop: float) -> tuple[Trial, ...]:
         max_drop: the limit of the drop.
 
     Plans that are faster than the fastest safe one and within noise of the limit; and the safe
-    one itself when it never had the full training. Those with the fewest trainings come first,
-    then those nearest to the limit or within it, then the fastest. Of a plan that breaks another
-    limit than the drop no training makes a winner.
+    one itself when it never had the full training. The untouched model is safe. Those with the
+    fewest trainings come first, then those nearest to the limit or within it, then the fastest.
+    Of a plan that breaks another limit than the drop no training makes a winner.
     """
     found: list[tuple[tuple[int, float, float], Trial]] = []
-    for trial in sorted(filter(_may_win, trials), key=_latency):
+    untouched_ms = [_latency(t) for t in trials if t.feasible and not t.plan.settings]
+    faster = (t for t in trials if _may_win(t) and all(_latency(t) < ms for ms in untouched_ms))
+    for trial in sorted(faster, key=_latency):
         noise, excess = _bound(trial) - _drop(trial), max(_drop(trial) - max_drop, 0.0)
         if excess > noise:
             continue

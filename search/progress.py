@@ -138,7 +138,7 @@ class Score:
         told = (
             f"{self.evaluated} of {self.trials} trials"
             if self.trials
-            else (f"{self.evaluated} trials")
+            else words.counted(self.evaluated, "trial")
         )
         others = [f"{self.counts[state]} {state}" for state in ("rejected", "failed")]
         others.append(f"{self.again} trained again")
@@ -339,9 +339,9 @@ def _broken(trial: Trial) -> str:
 
 
 def _name(trial: Trial) -> str:
-    """``trial 7 (warm start)``, or ``finalist 7 (warm start) with another seed``."""
+    """``trial 7 (warm start)``, or ``finalist 7 (warm start) trained longer``."""
     named = f"{trial.number} ({words.origin(trial.origin)})"
-    return f"finalist {named} with another seed" if trial.training else f"trial {named}"
+    return f"finalist {named} trained longer" if trial.training else f"trial {named}"
 
 
 def _stage(stage: str, fraction: float | None) -> str:

@@ -288,7 +288,7 @@ def stopped(result: SearchResult) -> str:
     """Why and when the search ended."""
     counts = to_json(result)["trials"]
     again = trained_again(result)
-    counts["finalist trained again" if again == 1 else "finalists trained again"] = again
+    counts["more training of a finalist" if again == 1 else "more trainings of finalists"] = again
     told = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
     why = STOPPED.get(result.stopped_by, result.stopped_by)
     return f"Ended after {words.duration(result.seconds)}, {why}: {told}."

@@ -160,3 +160,9 @@ def test_nothing_is_expected_of_the_first_and_nothing_learned_from_what_trained_
     # Its short training was another search's, and only the rest took time.
     found.learn(trial(2, 0.01, stages={"cached": 0.1, "train": 0.2}))
     assert expected(found, 100, 1.0) == 0.0
+
+
+def test_what_is_no_faster_than_the_untouched_model_can_not_win() -> None:
+    slow = trial(1, 0.025, latency_ms=9.0)
+    assert numbers(trial(0, 0.0, latency_ms=9.0), slow) == []
+    assert numbers(trial(0, 0.0, latency_ms=9.0, size=1.0), slow) == [1]  # it does not fit itself

@@ -159,5 +159,5 @@ def test_training_of_a_finalist_is_told_and_is_no_trial():
     progress.trial(replace(TRIALS[7], training=1))
     assert score.evaluated == 8
     told = lines(stream)[-1]
-    assert told.startswith("finalist 7 (warm start) with another seed complete: ")
+    assert told.startswith("finalist 7 (warm start) trained longer complete: ")
     assert "8 of 24 trials, 1 trained again; " in told

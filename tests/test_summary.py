@@ -311,10 +311,10 @@ def test_json_tells_why_the_winner_and_how_often_finalists_were_trained():
         }
     ]
     said = " ".join(plain(summary(result)).split())
-    assert "2 finalists trained again" in said
+    assert "2 more trainings of finalists" in said
     once = tuple(replace(t, drops=t.drops[:2]) for t in trials)
     said = " ".join(plain(summary(replace(result, trials=once))).split())
-    assert "1 finalist trained again" in said
+    assert "1 more training of a finalist" in said
     assert "conv1: 8 of 64 channels saves 0.25 ms and 1.2 kB, costs 0.4 points (estimated)" in said
 
 
