@@ -17,6 +17,8 @@ from search.trial import Trial
 from spaces.space import SearchSpace
 
 PARTS = 3
+LEAST_SHARE = 0.005  # of a figure; what is less says nothing
+NO_WEIGHTS = "the file without weights"
 OPTIONS = {"drop": "--max-drop", "latency_ms": "--max-latency", "size_bytes": "--max-size"}
 MEMORY_OPTION = "--max-memory"
 
@@ -179,7 +181,8 @@ def sentences(
     told += [_sentence(block, closest, named) for block in found]
     if not any(block.relaxed for block in found):
         together = " and ".join(
-            f"{n} of {figure(n, rounded_up(n, value_of(closest, n)))}" for n in _exceeded(closest)
+            f"{figure(n, rounded_up(n, value_of(closest, n)))} of {words.LIMITED.get(n, n)}"
+            for n in _exceeded(closest)
         )
         told.append(
             f"No plan breaks one limit alone; trial {closest.number}, the closest, needs "
@@ -191,7 +194,8 @@ def sentences(
 def _sentence(block: Block, closest: Trial, named: Mapping[int, str]) -> str:
     untrained = "" if block.least_trained else ", untrained"
     told = (
-        f"{block.name} is limited to {figure(block.name, block.limit)}; the least of all plans "
+        f"{_capital(words.LIMITED.get(block.name, block.name))} is limited to "
+        f"{figure(block.name, block.limit)}; the least of all plans "
         f"is {figure(block.name, block.least)} (trial {block.least_trial}{untrained})"
     )
     for relaxed in block.relaxed:
@@ -208,6 +212,10 @@ def _sentence(block: Block, closest: Trial, named: Mapping[int, str]) -> str:
         own = figure(block.name, block.closest or 0.0)
         told += f" Most of the {own} of trial {closest.number}, the closest: {parts}."
     return told
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _instead_of(block: Block, relaxed: Relaxed) -> str:
@@ -247,7 +255,7 @@ def parts_of(
         else:
             shares = _of_bytes(name, trial, space)
         ordered = sorted(shares.items(), key=lambda item: -item[1])[:PARTS]
-        return tuple(Part(layer, share) for layer, share in ordered if share > 0)
+        return tuple(Part(layer, share) for layer, share in ordered if share >= LEAST_SHARE)
 
     return parts
 
@@ -279,6 +287,8 @@ def _of_bytes(name: str, trial: Trial, space: SearchSpace) -> dict[str, float]:
             held = shape.in_channels * math.prod(shape.in_size)
             held += shape.out_channels * math.prod(shape.out_size)
         shares[row.layer] = held * row.bits / 8 / whole
+    if name == "size_bytes":
+        shares[NO_WEIGHTS] = 1.0 - math.fsum(shares.values())
     return shares
 
 

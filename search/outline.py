@@ -11,6 +11,7 @@ import torch
 from search.app import Request, check_opt_in, training_epochs
 from search.augment import VIEWS
 from search.baselines import simple_plans
+from search.report import words
 from search.task import DataSet
 from search.train import Hardware, TrainSettings, Views, train
 from spaces.distillation import DEFAULT, distillation_loss
@@ -99,8 +100,9 @@ class Outline:
             f"{data.preprocess.channels}x{size[0]}x{size[1]}",
             f"searched  {self.dimensions} dimensions:",
             *_groups(network),
-            f"          {len(network.layers)} layers with a width each",
-            f"          {len(network.blocks)} residual blocks that may be left out",
+            f"          {words.counted(len(network.layers), 'layer')} with a width each",
+            f"          {words.counted(len(network.blocks), 'residual block')} that may be left "
+            "out",
             *([f"          {_inputs(network)}"] if "resolution" in request.opt_in else []),
             f"baselines {', '.join(self.baselines)}",
             f"training  {self.epochs:g} epochs; untouched about {self.untouched_s:.0f} s, a "

@@ -485,9 +485,7 @@ def test_search_without_a_way_out_says_what_blocked_it(place: Place, finished: F
     assert untrained["limit"] >= limit["least"]
     assert "--max-size" in err
     (sentence,) = result["blocking"]
-    assert re.match(
-        r"size_bytes is limited to 1.kB; the least of all plans is .*untrained", sentence
-    )
+    assert re.match(r"Size is limited to 1.kB; the least of all plans is .*untrained", sentence)
     assert "No candidate meets the limits." in err
     assert "size_bytes must be at most 1000, but the untrained export has" in err
     assert not (place.runs / "three" / "best").exists()

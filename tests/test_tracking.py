@@ -333,7 +333,7 @@ def test_killed_sender_and_missing_file_cost_nothing_else(tmp_path, sqlite):
     tracker.trial(search.result.trials[4])
     assert any("ended with -9" in note for note in search.notes)
     tracker.close()
-    assert "6 records have not reached MLflow yet" in search.notes[-1]
+    assert "MLflow has yet to get 6 records" in search.notes[-1]
 
     tracker = search.tracker(sqlite)
     for trial in search.result.trials:

@@ -10,14 +10,6 @@ from search.result import SearchResult
 from search.summary import Contender, baseline_of, contender, metric_title, speedup
 from search.trial import Trial
 
-_LIMITED = {
-    "drop": "the drop",
-    "latency_ms": "latency",
-    "size_bytes": "size",
-    "peak_memory_bytes": "peak memory",
-    "peak_tensor_bytes": "peak tensors",
-}
-
 
 @dataclass(frozen=True)
 class Panel:
@@ -62,8 +54,10 @@ def panel(result: SearchResult, trial: Trial) -> Panel:
 def excess(trial: Trial) -> tuple[str, ...]:
     """By how much each broken limit is exceeded: a drop in points, all else relative."""
     return tuple(
-        f"{_LIMITED.get(name, name)} exceeds its limit by "
+        f"{words.LIMITED.get(name, name)} exceeds its limit by "
         + (words.points(over) if name == "drop" else words.percent(over))
+        if name == "drop" or over < 1
+        else f"{words.LIMITED.get(name, name)} is {1 + over:.3g} times its limit"
         for name, over in trial.violations.items()
         if over > 0
     )

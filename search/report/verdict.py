@@ -77,6 +77,8 @@ def verdict(result: SearchResult) -> Verdict:
     )
     if why := why_simple_lost(result):
         seen += f" {why}"
+    if not winner.trial.plan.settings:
+        return Verdict("proven", "Nothing to prove", "The untouched model loses nothing.")
     if winner.proven:
         return Verdict("proven", "Proven", f"{at_most}; the limit is {limit}. {seen}")
     enough = ""

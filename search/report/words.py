@@ -10,6 +10,13 @@ from evaluators.drop import DropBound
 UNKNOWN = "not evaluated"
 NOTHING = "–"
 NBSP = "\u00a0"
+LIMITED = {
+    "drop": "the drop",
+    "latency_ms": "latency",
+    "size_bytes": "size",
+    "peak_memory_bytes": "peak memory",
+    "peak_tensor_bytes": "peak tensors",
+}
 
 
 def latency(ms: float | None) -> str:
@@ -35,6 +42,11 @@ def count(value: float | None) -> str:
         if value >= factor:
             return f"{_digits(value / factor)}{NBSP}{unit}"
     return f"{value:.0f}"
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 def percent(share: float | None) -> str:

@@ -130,12 +130,12 @@ class MlflowTracker:
             self._sender = None
         if self._unwritten:
             self._note(
-                f"{len(self._unwritten)} records for MLflow could not be written to "
-                f"{self._spool.path}; resume the study to log them."
+                f"{words.counted(len(self._unwritten), 'record')} for MLflow could not be written "
+                f"to {self._spool.path}; resume the study to log them."
             )
         elif waiting := self._unsent():
             self._note(
-                f"{waiting} records have not reached MLflow yet; they are kept in "
+                f"MLflow has yet to get {words.counted(waiting, 'record')}, kept in "
                 f"{self._spool.path} and sent when this study is resumed."
             )
 
@@ -153,7 +153,7 @@ class MlflowTracker:
                 if time.monotonic() > say_so and (left := self._unsent()):
                     say_so = give_up
                     self._note(
-                        f"Sending {left} records to MLflow, for at most "
+                        f"Sending {words.counted(left, 'record')} to MLflow, for at most "
                         f"{words.duration(CLOSE_WITHIN_S)}."
                     )
             self._listen()
