@@ -138,7 +138,7 @@ def searched(job: Search, data: str | None, output: Path, budget: str) -> dict[s
         output.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode not in (0, 3):
-            raise SystemExit(f"the search of {job.name} ended with {done.returncode}")
+            raise SystemExit(done.returncode)  # the search has said why
         kept.write_text(done.stdout.splitlines()[-1] + "\n")
     found: dict[str, Any] = json.loads(kept.read_text())
     return found

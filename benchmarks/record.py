@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from recorded import FOLDER, Header, Recorded, load
+from recorded import FOLDER, Header, Recorded, at_least_one, load
 
 from evaluators import discover, evaluate
 from evaluators.sessions import logits
@@ -52,12 +52,18 @@ def main() -> int:
     )
     parser.add_argument("name", choices=sorted(TARGETS))
     parser.add_argument("--data", help="as of python -m search; digits need none")
-    parser.add_argument("--plans", type=int, required=True, help="in the table at the end")
+    parser.add_argument(
+        "--plans", type=at_least_one, required=True, help="in the table at the end"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = FOLDER / f"{args.name}.jsonl"
     with tempfile.TemporaryDirectory() as scratch:
-        record(path, TARGETS[args.name], args.data, args.plans, Path(scratch))
+        try:
+            record(path, TARGETS[args.name], args.data, args.plans, Path(scratch))
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on", file=sys.stderr)
+            return 130
     return 0
 
 
@@ -77,9 +83,11 @@ def record(path: Path, target: str, data: str | None, count: int, scratch: Path)
         )
         path.write_text(header.to_line() + "\n")
     header, rows = load(path)
-    path.write_text("\n".join([header.to_line(), *(r.to_line() for r in rows)]) + "\n")
+    whole = path.with_suffix(".whole")  # without the half of a line that a kill leaves
+    whole.write_text("\n".join([header.to_line(), *(r.to_line() for r in rows)]) + "\n")
+    whole.replace(path)
     if header.baseline_accuracy != accuracy:
-        raise SystemExit(f"{path} is of another baseline; record it in a new file")
+        raise SystemExit(f"{path} is of another baseline; move it away to begin anew")
     known = {row.plan.plan_id for row in rows}
     for plan, source in plans(prepared, rows):
         if len(rows) >= count:

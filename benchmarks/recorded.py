@@ -7,6 +7,7 @@ search starts from), then one line a plan with its drop and its seconds at every
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,6 +95,17 @@ class Header:
         return cls(**data)
 
 
+def at_least_one(text: str) -> int:
+    """A number of plans or seeds, as argparse takes it.
+
+    Raises:
+        ValueError: it is none, or less than one.
+    """
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
 def load(path: Path) -> tuple[Header, list[Recorded]]:
     """A table; a last line that was cut off by a kill is left out.
 
@@ -101,7 +113,10 @@ def load(path: Path) -> tuple[Header, list[Recorded]]:
         SystemExit: there is none yet.
     """
     if not path.exists():
-        raise SystemExit(f"{path} must be recorded first: python benchmarks/record.py --help")
+        print(
+            f"{path} must be recorded first: python benchmarks/record.py --help", file=sys.stderr
+        )
+        raise SystemExit(2)
     text = path.read_text()
     lines = text[: text.rfind("\n") + 1].splitlines()
     return Header.from_line(lines[0]), [Recorded.from_line(line) for line in lines[1:]]

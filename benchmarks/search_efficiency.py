@@ -32,7 +32,7 @@ import numpy as np
 import optuna
 import torch
 from record import TARGETS, open_bench, run_rung, uniform_plans
-from recorded import FOLDER, load
+from recorded import FOLDER, at_least_one, load
 from surrogate import Surrogate
 
 from evaluators import Evaluation, Measurement
@@ -281,7 +281,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=5, help="of the replays (default 5)")
+    parser.add_argument("--seeds", type=at_least_one, default=5, help="of replays (default 5)")
     parser.add_argument("--live", action="store_true", help="train on digits, too")
     parser.add_argument("--table", choices=sorted(TARGETS), help="only this one")
     args = parser.parse_args()
