@@ -120,11 +120,10 @@ def test_killed_trainer_leaves_the_lease_free_when_a_forked_child_survives(child
     code = """
 import os
 with lease.training():
-    child = os.fork()
-    if child == 0:
+    if os.fork() == 0:
+        print(os.getpid())  # by now the fork has closed what it inherited
         time.sleep(30)
         os._exit(0)
-    print(child)
     time.sleep(30)
 """
     other = child(code)

@@ -382,7 +382,7 @@ def test_search_goes_on_and_says_so_once_when_the_server_does_not_answer(
     assert slowest_s < 0.5
     assert closing_s < 15
     assert sum("MLflow is away" in note for note in search.notes) == 1
-    assert "have not reached MLflow yet" in search.notes[-1]
+    assert "MLflow has yet to get" in search.notes[-1]
     assert len(Spool(search.folder / "mlflow.jsonl").read()) > len(search.result.trials)
     assert dict(os.environ) == environment
 
