@@ -165,6 +165,21 @@ def test_finalist_that_fails_ends_the_proof_and_the_last_proved_wins(
     assert [f.trial.number for f in tested if not f.proven] == [3]
 
 
+def test_lucky_training_does_not_keep_safer_plans_from_the_proof(
+    folder: Path, test_split: TestSplit
+) -> None:
+    """Trial 3 looks best only by the luckiest of its trainings; slower ones are tested before."""
+    lucky = replace(trial(3, 0.91, 0.5), drops=(0.025, -0.01))
+    trials = [trial(0, 0.90, 10.0), trial(1, 0.90, 2.0), trial(2, 0.90, 1.0), lucky]
+    winner, tested = prove_drop(trials, folder, test_split, LIMITS)
+    assert winner is not None
+    assert (winner.trial.number, winner.proven) == (2, True)
+    assert [f.trial.number for f in tested] == [1, 2, 3]
+    without, _ = prove_drop([*trials[:3], replace(lucky, drops=())], folder, test_split, LIMITS)
+    assert without is not None
+    assert not without.proven  # trial 3 would have come first, and failed
+
+
 def test_fastest_is_delivered_unproven_when_none_is_proved(
     folder: Path, test_split: TestSplit
 ) -> None:
