@@ -1,7 +1,7 @@
 """How fast searches find the front: ours, Optuna's samplers alone, and uniform pruning.
 
-    python benchmarks/search_efficiency.py           # replayed from recorded plans: 15 minutes
-    python benchmarks/search_efficiency.py --live    # and trained on digits: an hour more
+    python benchmarks/search_efficiency.py           # replayed from recorded plans: 20 minutes
+    python benchmarks/search_efficiency.py --live    # and trained on digits: 25 minutes more
 
 Replayed: every search runs for real, but what a plan shows at a rung comes from
 benchmarks/data/*.jsonl (benchmarks/record.py made them); for a plan that is not in there the drop
