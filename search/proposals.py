@@ -19,7 +19,7 @@ from search.correction import correct
 from search.limits import Limits
 from search.rungs import RUNGS
 from search.sensitivity import Sensitivity
-from search.speeds import Speeds, speeds
+from search.speeds import Speeds, by_bits, speeds
 from search.trial import Trial
 from spaces import CompressionPlan
 from spaces.space import SearchSpace
@@ -39,6 +39,7 @@ class Proposer:
         self._sensitivity = sensitivity
         self._limits = limits
         self._speeds = Speeds()
+        self._by_bits: dict[str, tuple[float, float]] = {}  # of each plan, looked at once
         self._prior = Allocator(space, sensitivity)
         self._seen: dict[str, tuple[float, Assignment]] = {}
 
@@ -84,12 +85,15 @@ class Proposer:
 
     def _learn_speeds(self, finished: Sequence[Trial]) -> None:
         """Begins anew where the machine turns out to be another than its profile has it."""
-        seen = [
-            (self._space.table(t.plan), t.evaluation.value("latency_ms"))
-            for t in finished
-            if t.evaluation is not None
-        ]
-        found = speeds(seen, self._stated)
+        seen = []
+        for trial in finished:
+            assert trial.evaluation is not None
+            plan = trial.plan
+            if plan.plan_id not in self._by_bits:
+                self._by_bits[plan.plan_id] = by_bits(self._space.table(plan), self._stated)
+            measured_ms = trial.evaluation.value("latency_ms")
+            seen.append((self._by_bits[plan.plan_id], measured_ms))
+        found = speeds(seen)
         if found == self._speeds:
             return
         self._speeds = found

@@ -38,19 +38,18 @@ class Speeds:
         return replace(profile, kernels=kernels)
 
 
-def speeds(seen: Sequence[tuple[ShapeTable, float]], profile: HardwareProfile) -> Speeds:
+def speeds(seen: Sequence[tuple[tuple[float, float], float]]) -> Speeds:
     """Ridge regression of measured latencies on those of the profile, toward equal factors.
 
     Args:
-        seen: plans as tables of shapes, with their measured milliseconds.
-        profile: what gives the estimates.
+        seen: for each plan its ``by_bits``, and its measured milliseconds.
 
     All as it is for fewer than four plans. Errors count relative to each plan's latency, since
     searches end among the fastest.
     """
     if len(seen) < LEAST_PLANS:
         return Speeds()
-    shares = np.array([_by_bits(table, profile) for table, _ in seen])
+    shares = np.array([parts for parts, _ in seen])
     shares /= np.array([[measured_ms] for _, measured_ms in seen])
     alike = 1 / median(shares.sum(axis=1))
     prior = math.sqrt(PRIOR_STRENGTH * len(seen))
@@ -61,8 +60,8 @@ def speeds(seen: Sequence[tuple[ShapeTable, float]], profile: HardwareProfile) -
     return Speeds(*(_rounded(max(each, STEP**-40) * alike) for each in found.tolist()))
 
 
-def _by_bits(table: ShapeTable, profile: HardwareProfile) -> tuple[float, float]:
-    """Milliseconds on float kernels and on integer ones."""
+def by_bits(table: ShapeTable, profile: HardwareProfile) -> tuple[float, float]:
+    """A plan's milliseconds on float kernels of the profile and on integer ones."""
     found = [0.0, 0.0]
     for row, shape in table.shapes():
         kernel = profile.kernel(row.op, shape, row.bits)
