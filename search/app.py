@@ -76,7 +76,7 @@ PACE_SHARE = 0.1  # of the look at the sensitivity, after which its pace is know
 # Of the budget that is left at the start: when training the baseline, asking the teacher and
 # looking at the sensitivity have to be done. What is left then is better spent on trials.
 TRAINING_SHARE, TEACHER_SHARE, PREPARATION_SHARE = 0.35, 0.42, 0.6
-OUTDONE = 0.01  # a gain that is shown, of which a person should know
+OUTDONE = 0.01  # a gain, by its bound, of which a person should know
 RESERVE_SHARE, RESERVE_LEAST_S, RESERVE_MOST_S = 0.08, 12.0, 120.0
 VERSIONED = ("torch", "onnxruntime", "onnx", "optuna", "torch-pruning", "numpy")
 
@@ -465,16 +465,13 @@ class Search:
             )
         parts = parts_of(prepared.space, prepared.sensitivity, trials)
         blocked = blocks(trials, request.limits, request.profile, parts)
-        behind = outdone_baseline(trials)
-        for note in behind:
-            self._progress.note(note)
         result = SearchResult(
             study=self._folder.name,
             folder=self._folder.path,
             profile=request.profile,
             limits=request.limits,
             metric=request.task.metric,
-            data=with_notes(bench.task, behind).data,
+            data=with_notes(bench.task, outdone_baseline(trials)).data,
             model_spec=request.task.model_spec,
             trials=trials,
             front=front_of(trials, request.task.metric),
@@ -548,9 +545,10 @@ def poor_baseline(bench: Workbench, predictions: NDArray[np.int64]) -> list[str]
 
 
 def outdone_baseline(trials: Sequence[Trial]) -> list[str]:
-    """A warning where a compressed model is shown to be better than the untouched one by far.
+    """A warning where the bound of a compressed model says that it is better by a point.
 
-    Then the untouched one could be better, too, and a drop against it says little.
+    Then the untouched one could be better, too, and a drop against it says little. It is no
+    proof: the bound holds for one model, and of many the best is looked at.
     """
     bounds = [
         (t.evaluation.value("drop_bound"), t.number)
@@ -561,9 +559,10 @@ def outdone_baseline(trials: Sequence[Trial]) -> list[str]:
     if bound > -OUTDONE:
         return []
     return [
-        f"trial {number} is better than the untouched model, by at least {words.points(-bound)} "
-        f"on validation images: the untouched model could have been trained better, and the drop "
-        f"is against it as it is; give weights that were trained longer (--weights)"
+        f"trial {number} seems better than the untouched model (on validation images by at least "
+        f"{words.points(-bound)}, as the best of all trials): the untouched model could have been "
+        f"trained better, and the drop is against it as it is; give weights that were trained "
+        f"longer (--weights)"
     ]
 
 
