@@ -10,6 +10,7 @@ one, and what is better on validation stands. The test split has no say in that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -52,8 +53,9 @@ def finalists(trials: Sequence[Trial], max_drop: float) -> tuple[Trial, ...]:
     Of a plan that breaks another limit than the drop no training makes a winner.
     """
     found: list[tuple[tuple[int, float, float], Trial]] = []
-    untouched_ms = [_latency(t) for t in trials if t.feasible and not t.plan.settings]
-    faster = (t for t in trials if _may_win(t) and all(_latency(t) < ms for ms in untouched_ms))
+    untouched = (_latency(t) for t in trials if t.feasible and not t.plan.settings)
+    untouched_ms = min(untouched, default=math.inf)
+    faster = (t for t in trials if _may_win(t) and _latency(t) < untouched_ms)
     for trial in sorted(faster, key=_latency):
         noise, excess = _bound(trial) - _drop(trial), max(_drop(trial) - max_drop, 0.0)
         if excess > noise:

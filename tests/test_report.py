@@ -160,6 +160,14 @@ def test_verdict_distinguishes_proven_unproven_and_infeasible():
     assert "--max-latency 0.5 ms blocked" in none.text
 
 
+def test_untouched_model_has_nothing_to_prove():
+    result = sample_result(FOLDER)
+    untouched = replace(result.winner, trial=result.baseline)
+    found = verdict(replace(result, winner=untouched))
+    assert (found.kind, found.title) == ("proven", "Nothing to prove")
+    assert "Tested on" not in found.text
+
+
 def test_page_says_that_it_was_interrupted():
     assert "interrupt" in page(sample_result(FOLDER, stopped_by="interrupt")).words.lower()
 

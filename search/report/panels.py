@@ -53,14 +53,15 @@ def panel(result: SearchResult, trial: Trial) -> Panel:
 
 def excess(trial: Trial) -> tuple[str, ...]:
     """By how much each broken limit is exceeded: a drop in points, all else relative."""
-    return tuple(
-        f"{words.LIMITED.get(name, name)} exceeds its limit by "
-        + (words.points(over) if name == "drop" else words.percent(over))
-        if name == "drop" or over < 1
-        else f"{words.LIMITED.get(name, name)} is {1 + over:.3g} times its limit"
-        for name, over in trial.violations.items()
-        if over > 0
-    )
+    return tuple(_excess(name, over) for name, over in trial.violations.items() if over > 0)
+
+
+def _excess(name: str, over: float) -> str:
+    named = words.LIMITED.get(name, name)
+    if name != "drop" and over >= 1:
+        return f"{named} is {1 + over:.3g} times its limit"
+    far = words.points(over) if name == "drop" else words.percent(over)
+    return f"{named} exceeds its limit by {far}"
 
 
 def _tags(result: SearchResult, trial: Trial) -> tuple[str, ...]:
