@@ -27,11 +27,11 @@ from torch import nn
 from torchvision import models
 
 from evaluators.graph import walk
-from evaluators.latency_analytic import operator_ms
+from evaluators.latency.analytic import operator_ms
 from hardware_profiles import emulator, load_profile
 from hardware_profiles.counts import latency_ms
-from spaces.export import export_onnx
-from spaces.qdq import layer_nodes, layer_of, quantize_file
+from spaces.files.export import export_onnx
+from spaces.files.qdq import layer_nodes, layer_of, quantize_file
 
 MEAN_ALLOWED_PCT = 10.0
 RANK_NEEDED = 0.98

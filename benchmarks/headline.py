@@ -29,14 +29,15 @@ import optuna
 import torch
 from record import open_bench, uniform_plans
 
-from evaluators.latency_host import FINAL_BUDGET_S, close_host_agent, measure
-from search.finals import FINAL_SHARE, TRAININGS, best_training
-from search.rungs import FULL_SHARE
-from search.study import trial_from_json
+from evaluators.latency.host import FINAL_BUDGET_S, close_host_agent, measure
+from search.deciding.finals import FINAL_SHARE, TRAININGS, best_training
+from search.deciding.rungs import FULL_SHARE
+from search.deciding.study import trial_from_json
+from search.training.job import Job, Workbench, build, export, run_job
 from search.trial import Trial
-from search.worker import Job, Workbench, build, export, run_job
-from spaces import CompressionPlan, quantization
+from spaces import CompressionPlan
 from spaces.space import SearchSpace, bind
+from spaces.techniques import quantization
 
 LIMITS = (0.005, 0.01, 0.03)
 # What the whole ELPV job must show: times as fast as FP32, times as small; and against uniform

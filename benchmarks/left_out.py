@@ -41,11 +41,11 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Attention
 from torchvision import models
 
-from evaluators.latency_host import close_host_agent, measure
+from evaluators.latency.host import close_host_agent, measure
 from hardware_profiles import HardwareProfile, emulator, load_profile
 from hardware_profiles.counts import latency_ms
-from spaces.export import export_onnx
-from spaces.qdq import layer_nodes, layer_of, quantize_file
+from spaces.files.export import export_onnx
+from spaces.files.qdq import layer_nodes, layer_of, quantize_file
 
 BOARDS = ("raspberry-pi-4b", "raspberry-pi-5")
 SPARSITIES = (0.5, 0.9, 0.99)

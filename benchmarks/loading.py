@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from search.data.folder import load
+from search.inputs.data.folder import load
 from search.task import Preprocess
-from search.train import Hardware, TrainSettings, Views, train
-from spaces.distillation import DEFAULT, distillation_loss
-from spaces.network import narrow, removable, trace
+from search.training.train import Hardware, TrainSettings, Views, train
 from spaces.technique import LossInputs
+from spaces.techniques.distillation import DEFAULT, distillation_loss
+from spaces.tracing.network import narrow, removable, trace
 
 MOST = 0.10
 IMAGES, CLASSES, SOURCE_SIDE = 512, 10, 256

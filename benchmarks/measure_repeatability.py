@@ -28,7 +28,7 @@ import torchvision
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from evaluators.latency_host import SEARCH_BUDGET_S, HostLatency, close_host_agent, measure
+from evaluators.latency.host import SEARCH_BUDGET_S, HostLatency, close_host_agent, measure
 
 REQUIRED_SHARE = 0.95
 

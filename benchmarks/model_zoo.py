@@ -32,14 +32,15 @@ from torch import nn
 
 from evaluators import EvaluationContext, discover, evaluate
 from evaluators.graph import walk
-from evaluators.sessions import logits
+from evaluators.runtimes.onnxruntime import logits
 from hardware_profiles import load_profile
-from search.models.build import Build
-from spaces import CompressionPlan, pruning, quantization
-from spaces.export import export_onnx
-from spaces.network import Network, narrow, removable, silence, trace
+from search.inputs.models.build import Build
+from spaces import CompressionPlan
+from spaces.files.export import export_onnx
 from spaces.space import bind, planned_table
 from spaces.technique import ExportContext, PrepareContext
+from spaces.techniques import pruning, quantization
+from spaces.tracing.network import Network, narrow, removable, silence, trace
 
 CLASSES, IMAGES = 10, 16
 LEAST_SHARE = 26 / 30

@@ -42,7 +42,7 @@ from onnxruntime.quantization import (
 from evaluators.graph import GraphOp, executed, is_kernel, label, read_model, walk
 from hardware_profiles import emulator, load_profile
 from hardware_profiles.counts import COUNT_COLUMNS
-from hardware_profiles.operator_fit import OPERATOR_COUNTS
+from hardware_profiles.fitting.operator_fit import OPERATOR_COUNTS
 
 SHAPE_COLUMNS = (
     *("op", "bits", "in_channels", "out_channels", "in_height", "in_width"),

@@ -34,11 +34,11 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from evaluators.latency_host import close_host_agent, measure
-from evaluators.sessions import logits
+from evaluators.latency.host import close_host_agent, measure
+from evaluators.runtimes.onnxruntime import logits
 from hardware_profiles import emulator, load_profile
 from hardware_profiles.counts import latency_ms
-from search.loading import load_task
+from search.inputs.loading import load_task
 
 Images = NDArray[np.float32]
 

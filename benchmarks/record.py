@@ -25,20 +25,21 @@ import torch
 from recorded import FOLDER, Header, Recorded, at_least_one, load
 
 from evaluators import discover, evaluate
-from evaluators.sessions import logits
+from evaluators.runtimes.onnxruntime import logits
 from hardware_profiles import load_profile
-from search import worker
-from search.allocation import Allocator
 from search.app import Prepared, Request, prepare
-from search.baselines import simple_plans
-from search.folder import StudyFolder
+from search.deciding.allocation import Allocator
+from search.deciding.baselines import simple_plans
+from search.deciding.rungs import RUNGS, Rung
+from search.inputs.loading import load_task
 from search.limits import Limits
-from search.loading import load_task
-from search.rungs import RUNGS, Rung
-from search.worker import Job, Workbench, run_job
-from spaces import CompressionPlan, pruning, quantization
+from search.running.study_folder import StudyFolder
+from search.training import job as worker
+from search.training.job import Job, Workbench, run_job
+from spaces import CompressionPlan
 from spaces.dimension import Choice, ParamValue, Real
 from spaces.space import SearchSpace
+from spaces.techniques import pruning, quantization
 
 UNIFORM_RATIOS = (*(n / 8 for n in range(1, 8)), 0.9375)
 TARGETS = {"digits": "raspberry-pi-4b", "elpv": "x86-vnni"}

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from hardware_profiles import load_profile
-from search.models.build import Build
-from search.sensitivity import Sensitivity
+from search.deciding.sensitivity import Sensitivity
+from search.inputs.models.build import Build
 from spaces import CompressionPlan
-from spaces.network import Network, trace
 from spaces.space import SearchSpace
+from spaces.tracing.network import Network, trace
 
 TABLE_VERSION = 1
 FOLDER = Path(__file__).with_name("data")

@@ -34,29 +34,30 @@ import sqlalchemy
 import torch
 
 from evaluators import Evaluation, Measurement
-from evaluators.sessions import logits
+from evaluators.runtimes.onnxruntime import logits
 from hardware_profiles import load_profile
 from search.app import Request, prepare
-from search.backends import Finished, Resources
-from search.backends.finding import find_backend
-from search.clock import Clock
-from search.driver import Driver
-from search.folder import open_folder
+from search.deciding.proposals import Proposer
+from search.deciding.rungs import RUNGS, Seen, share_of
+from search.deciding.sensitivity import Sensitivity
+from search.deciding.storage import sqlite_storage
+from search.deciding.study import Ask, Study
+from search.inputs.loading import load_task
 from search.limits import Limits
-from search.loading import load_task
-from search.progress import NullProgress
-from search.proposals import Proposer
-from search.rungs import RUNGS, Seen, share_of
-from search.sensitivity import Sensitivity
-from search.storage import sqlite_storage
-from search.study import Ask, Study
-from search.tracking.mlflow import MlflowTracker
-from search.tracking.tracker import NullTracker
+from search.publishing.mlflow import MlflowTracker
+from search.publishing.tracker import NullTracker
+from search.running.backends import Finished, Resources
+from search.running.backends.finding import find_backend
+from search.running.clock import Clock
+from search.running.driver import Driver
+from search.running.study_folder import open_folder
+from search.telling.progress import NullProgress
+from search.training.job import Job, Outcome, Workbench, run_job
 from search.trial import Trial
-from search.worker import Job, Outcome, Workbench, run_job
-from spaces import CompressionPlan, pruning
-from spaces.network import trace
+from spaces import CompressionPlan
 from spaces.space import SearchSpace
+from spaces.techniques import pruning
+from spaces.tracing.network import trace
 
 LEAST_SPEEDUP, LEAST_BUSY, MOST_MS = 1.8, 0.95, 35.0
 REAL_TRIALS = 10

@@ -36,20 +36,20 @@ from recorded import FOLDER, at_least_one, load
 from surrogate import Surrogate
 
 from evaluators import Evaluation, Measurement
-from search.backends.inline import InlineBackend
-from search.baselines import simple_plans
-from search.clock import Clock
-from search.driver import Driver
+from search.deciding.baselines import simple_plans
+from search.deciding.pareto import hypervolume
+from search.deciding.proposals import Proposer
+from search.deciding.rungs import RUNGS
+from search.deciding.sensitivity import Sensitivity
+from search.deciding.study import Model, Study
 from search.limits import Limits
-from search.pareto import hypervolume
-from search.progress import NullProgress
-from search.proposals import Proposer
-from search.rungs import RUNGS
-from search.sensitivity import Sensitivity
-from search.study import Model, Study
-from search.tracking.tracker import NullTracker
+from search.publishing.tracker import NullTracker
+from search.running.backends.inline import InlineBackend
+from search.running.clock import Clock
+from search.running.driver import Driver
+from search.telling.progress import NullProgress
+from search.training.job import Job, Outcome
 from search.trial import Trial
-from search.worker import Job, Outcome
 from spaces import CompressionPlan
 from spaces.space import SearchSpace
 

@@ -13,10 +13,10 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from search.allocation import Allocator
-from search.rungs import RUNGS
+from search.deciding.allocation import Allocator
+from search.deciding.rungs import RUNGS
 from spaces import CompressionPlan
-from spaces.distillation import DEFAULT
+from spaces.techniques.distillation import DEFAULT
 
 SOFTENING = 0.01  # drops are learned as logarithms above it: one point is about what is told apart
 TREES, FOLDS = 200, 5

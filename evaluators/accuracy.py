@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from evaluators.drop import metric_drop_bound
 from evaluators.evaluator import EvaluationContext
 from evaluators.measurement import Measurement
-from evaluators.metrics import METRICS
-from evaluators.sessions import logits
+from evaluators.runtimes.onnxruntime import logits
+from evaluators.tasks.drop import metric_drop_bound
+from evaluators.tasks.metrics import METRICS
 
 
 class Accuracy:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from evaluators.graph import read_model
 from evaluators.measurement import Measurement
 from evaluators.resize import fitted
-from evaluators.sessions import open_session
+from evaluators.runtimes.onnxruntime import open_session
 from hardware_profiles import HardwareProfile, ProfileError, emulator
-from hardware_profiles.board import Board
+from hardware_profiles.devices.board import Board
 from hardware_profiles.host import cpu_flags
 
 ALLOWED = 0.005  # share of images whose class may differ before it is flagged

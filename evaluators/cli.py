@@ -14,16 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from evaluators import latency_analytic, latency_device, latency_emulated, latency_host
 from evaluators.evaluator import EvaluationContext
 from evaluators.graph import GraphError, GraphOp, read_model, session_config, walk
-from evaluators.latency_analytic import operator_ms
+from evaluators.latency import analytic as latency_analytic
+from evaluators.latency import device as latency_device
+from evaluators.latency import emulated as latency_emulated
+from evaluators.latency import host as latency_host
+from evaluators.latency.analytic import operator_ms
+from evaluators.latency.tier import Tier, tier
 from evaluators.measurement import Measurement
-from evaluators.tier import Tier, tier
 from hardware_profiles import HardwareProfile, ProfileError, emulator, load_profile
-from hardware_profiles.device import HOST, AddressError, DeviceError, ModelError, NoAnswerError
+from hardware_profiles.devices.device import (
+    HOST,
+    AddressError,
+    DeviceError,
+    ModelError,
+    NoAnswerError,
+)
+from hardware_profiles.devices.session import AgentSession
 from hardware_profiles.output import until_closed
-from hardware_profiles.session import AgentSession
 
 _ROWS = 25
 _WIDTHS = (32, 8)

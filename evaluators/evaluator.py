@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.drop import Metric
 from evaluators.measurement import Evaluation, Measurement
+from evaluators.tasks.drop import Metric
 from hardware_profiles import HardwareProfile
 
 ENTRY_POINTS = "compression_search.evaluators"
@@ -65,14 +65,16 @@ class Evaluator(Protocol):
 
 @cache
 def discover() -> tuple[Evaluator, ...]:
-    """Every evaluator of this package (modules with an ``EVALUATOR``) and of entry points."""
+    """Every module here with an ``EVALUATOR``, and those of entry points."""
     import evaluators
 
     found: list[Any] = []
-    for info in sorted(pkgutil.iter_modules(evaluators.__path__), key=lambda i: i.name):
-        if info.name.startswith("_"):
+    for info in sorted(
+        pkgutil.walk_packages(evaluators.__path__, "evaluators."), key=lambda i: i.name
+    ):
+        if info.name.endswith(".__main__"):
             continue
-        module = importlib.import_module(f"evaluators.{info.name}")
+        module = importlib.import_module(info.name)
         if hasattr(module, "EVALUATOR"):
             found.append(module.EVALUATOR)
     found += [entry.load() for entry in entry_points(group=ENTRY_POINTS)]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from evaluators.evaluator import EvaluationContext
 from evaluators.measurement import Measurement
-from hardware_profiles.device import HOST
-from hardware_profiles.session import AgentSession
+from hardware_profiles.devices.device import HOST
+from hardware_profiles.devices.session import AgentSession
 
 
 class Memory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hardware_profiles.dependencies import told_when_missing
+from hardware_profiles.requirements import told_when_missing
 
 
 def main() -> int:

@@ -2,9 +2,9 @@
 
 import sys
 
-from hardware_profiles.dependencies import told_when_missing
+from hardware_profiles.requirements import told_when_missing
 from search import cli
-from search.readers import outlive_readers
+from search.running.broken_pipes import outlive_readers
 
 
 def main() -> int:

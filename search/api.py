@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from search.cli import build_parser, request_of, search_for
-from search.interruption import caught
 from search.masking import masked
+from search.running.interruption import caught
 
 if TYPE_CHECKING:
     import torch

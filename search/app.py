@@ -17,57 +17,64 @@ import torch
 from numpy.typing import NDArray
 
 from evaluators import Evaluation, EvaluationContext
-from evaluators.drop import metric_drop_bound
-from evaluators.metrics import METRICS
-from evaluators.sessions import logits
+from evaluators.runtimes.onnxruntime import logits
+from evaluators.tasks.drop import metric_drop_bound
+from evaluators.tasks.metrics import METRICS
 from hardware_profiles import HardwareProfile
 from hardware_profiles.host import cpu_name
-from search.backends import Backend, Resources
-from search.backends.cached import CachedBackend
-from search.backends.finding import find_backend
-from search.baselines import UNTOUCHED, simple_plans
-from search.bundle import write_bundle
-from search.cache import EvaluationCache
-from search.cache_key import bench_parts, job_key, sensitivity_key
-from search.clock import Clock, OutOfTimeError
-from search.driver import Driver
-from search.errors import InputError
-from search.exports.exporter import Exported, exporters
-from search.exports.make import make_exports
-from search.fingerprint import model_fingerprint
-from search.finish import (
+from search.bundle.exports.exporter import Exported, exporters
+from search.bundle.exports.make import make_exports
+from search.bundle.write import write_bundle
+from search.concluding.attribution import (
+    MEASURE_S,
+    SAVINGS_SHARE,
+    Reexport,
+    Saving,
+    estimator,
+    savings,
+)
+from search.concluding.conclude import (
     TestSplit,
     front_of,
     near_misses,
     prove_drop,
     strongest_simple,
 )
-from search.folder import StudyFolder, check_identity
-from search.functions import one_line
-from search.infeasible import blocks, closest_trial, parts_of, sentences
-from search.interruption import came, finishing, held
+from search.concluding.infeasible import blocks, closest_trial, parts_of, sentences
+from search.deciding.baselines import UNTOUCHED, simple_plans
+from search.deciding.proposals import Proposer
+from search.deciding.rungs import RUNGS, share_of
+from search.deciding.sensitivity import Sensitivity, cached_sensitivity, measure_sensitivity
+from search.deciding.storage import elapsed_s, open_storage
+from search.deciding.study import Study
+from search.errors import InputError
+from search.inputs.own_code import one_line
 from search.limits import Limits
-from search.pace import Pace
-from search.progress import Progress
-from search.proposals import Proposer
-from search.report import words
-from search.report.page import write_report
+from search.publishing.tracker import Tracker
 from search.result import SearchResult
-from search.rungs import RUNGS, share_of
-from search.savings import MEASURE_S, SAVINGS_SHARE, Reexport, Saving, estimator, savings
-from search.sensitivity import Sensitivity, cached_sensitivity, measure_sensitivity
-from search.storage import elapsed_s, open_storage
-from search.study import Study
-from search.summary import metric_title
+from search.running.backends import Backend, Resources
+from search.running.backends.cached import CachedBackend
+from search.running.backends.finding import find_backend
+from search.running.cache import EvaluationCache
+from search.running.cache_key import bench_parts, job_key, sensitivity_key
+from search.running.clock import Clock, OutOfTimeError
+from search.running.driver import Driver
+from search.running.fingerprint import model_fingerprint
+from search.running.interruption import came, finishing, held
+from search.running.study_folder import StudyFolder, check_identity
 from search.task import Task
-from search.teacher import BASELINE, baseline_weights, cache_folder, teacher_views
-from search.tracking.tracker import Tracker
-from search.train import Hardware, TrainSettings
+from search.telling import words
+from search.telling.progress import Progress
+from search.telling.report.page import write_report
+from search.telling.summary import metric_title
+from search.training.job import Job, Workbench, run_job
+from search.training.step_clock import Pace
+from search.training.teacher import BASELINE, baseline_weights, cache_folder, teacher_views
+from search.training.train import Hardware, TrainSettings
 from search.trial import Trial
-from search.worker import Job, Workbench, run_job
 from spaces import CompressionPlan
-from spaces.network import trace
 from spaces.space import SearchSpace
+from spaces.tracing.network import trace
 
 # Training long enough for small data to recover, short enough for large data to be searched.
 EPOCHS_LEAST, EPOCHS_MOST, IMAGES_SEEN = 6, 16, 15_000

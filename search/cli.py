@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from search.durations import seconds, size_bytes
 from search.errors import InputError, SearchError
-from search.functions import use_folder
-from search.interruption import EXIT_INTERRUPTED, came, caught
+from search.inputs.own_code import use_folder
 from search.masking import masked
 from search.quiet import quiet_libraries
+from search.running.interruption import EXIT_INTERRUPTED, came, caught
 
 if TYPE_CHECKING:
     from search.app import Request
@@ -243,13 +243,13 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
     """The exit code and, where it was asked for, the result as one line of JSON."""
     request = request_of(args, masked(shlex.join(again(given))))
     if args.dry_run:
-        from search.outline import outline
+        from search.telling.dry_run import outline
 
         found = outline(request)
         print(found.told(), file=sys.stderr)
         return 0, json.dumps(found.to_json(), allow_nan=False) if args.json else None
     result = search_for(request, args, began)
-    from search.summary import summary, to_json
+    from search.telling.summary import summary, to_json
 
     print(summary(result), file=sys.stderr)
     line = json.dumps(to_json(result), allow_nan=False) if args.json else None
@@ -282,8 +282,8 @@ def request_of(
     """
     # Heavy imports come after the arguments are known to be good.
     from hardware_profiles import ProfileError, load_profile
-    from search.early import check_early
-    from search.exports.exporter import check_exports
+    from search.bundle.exports.exporter import check_exports
+    from search.inputs.early_checks import check_early
 
     try:
         profile = load_profile(args.target)
@@ -295,12 +295,12 @@ def request_of(
     quiet_libraries()
 
     from search.app import Request
-    from search.backends import Resources
-    from search.backends.finding import find_backend
-    from search.data.preprocessing import parse_image_size
+    from search.inputs.data.preprocessing import parse_image_size
+    from search.inputs.loading import load_task
+    from search.inputs.models.given import GivenBuild
     from search.limits import Limits
-    from search.loading import load_task
-    from search.models.given import GivenBuild
+    from search.running.backends import Resources
+    from search.running.backends.finding import find_backend
 
     opt_in = _opt_in(args.technique)
     resources = Resources(args.workers, args.cpus_per_trial, args.gpus_per_trial, args.address)
@@ -363,9 +363,9 @@ def search_for(request: Request, args: argparse.Namespace, began: float) -> Sear
         SearchError: the study can't be used, or the search could not go on.
     """
     from search.app import Search, identity_of
-    from search.folder import compare_identity, in_use, open_folder
-    from search.progress import Score, show_progress
-    from search.tracking.mlflow import MlflowTracker, resolve_tracking_uri
+    from search.publishing.mlflow import MlflowTracker, resolve_tracking_uri
+    from search.running.study_folder import compare_identity, in_use, open_folder
+    from search.telling.progress import Score, show_progress
 
     folder = open_folder(args.output, args.study, args.resume, request.profile.name)
     compare_identity(folder, identity_of(request))  # before anything is written or takes long
@@ -411,8 +411,8 @@ def _reach(url: str) -> None:
     Raises:
         InputError: the address is malformed, or the device can't be used.
     """
-    from evaluators.latency_device import shared
-    from hardware_profiles.device import DeviceError
+    from evaluators.latency.device import shared
+    from hardware_profiles.devices.device import DeviceError
 
     try:
         shared(url).about()

@@ -10,13 +10,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from search.bundle.exports.exporter import Exported
 from search.errors import InputError
-from search.exports.exporter import Exported
-from search.report import words
 from search.result import SearchResult
-from search.summary import BUNDLE, Contender, closing, contender, stopped, summary
-from search.summary import table as comparison
-from search.summary import to_json as json_of
+from search.telling import words
+from search.telling.summary import BUNDLE, Contender, closing, contender, stopped, summary
+from search.telling.summary import table as comparison
+from search.telling.summary import to_json as json_of
 from search.trial import Trial
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators import Evaluation
-from evaluators.drop import DropBound
+from evaluators.tasks.drop import DropBound
 from hardware_profiles import HardwareProfile
-from search.exports.exporter import Exported
-from search.infeasible import Block
+from search.bundle.exports.exporter import Exported
+from search.concluding.attribution import Saving
+from search.concluding.infeasible import Block
 from search.limits import Limits
-from search.savings import Saving
 from search.task import DataSet, Metric
 from search.trial import Trial
 

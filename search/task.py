@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from search.data.photo import SQUASHED, Resize
+from search.inputs.data.photo import SQUASHED, Resize
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from evaluators import Evaluation
-from search.rungs import Seen
+from search.deciding.rungs import Seen
 from spaces import CompressionPlan
 
 State = Literal["complete", "rejected", "failed"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from hardware_profiles import HardwareProfile
 from spaces.dimension import Dimension, ParamValue
-from spaces.network import Network
 from spaces.plan import CompressionPlan
-from spaces.table import ShapeTable, Size
 from spaces.technique import Hooks, Technique, discover
+from spaces.tracing.network import Network
+from spaces.tracing.table import ShapeTable, Size
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The seam: a technique says what may be varied, and binds a choice to a model.
 
-One technique, one file. It is found by listing this package (modules with a ``TECHNIQUE``) and
-the entry points ``compression_search.techniques``.
+One technique, one file. It is found by listing ``spaces.techniques`` (modules with a
+``TECHNIQUE``) and the entry points ``compression_search.techniques``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import nn
 
 from hardware_profiles import HardwareProfile
 from spaces.dimension import Dimension, ParamValue
-from spaces.network import Network
-from spaces.table import ShapeTable, Size
+from spaces.tracing.network import Network
+from spaces.tracing.table import ShapeTable, Size
 
 ENTRY_POINTS = "compression_search.techniques"
 Setting = Mapping[str, Any]
@@ -46,7 +46,7 @@ class LossInputs:
     """One batch in training: logits (N, classes), the teacher's, and labels int64 (N,).
 
     The features (N, F) are what the last layers read, the teacher's up to a factor; None where
-    either is not known. See ``spaces.features``.
+    either is not known. See ``spaces.files.features``.
     """
 
     student: torch.Tensor
@@ -137,11 +137,11 @@ def inside(layer: str, modules: tuple[str, ...]) -> bool:
 @cache
 def discover() -> Mapping[str, Technique]:
     """Every technique by name, in order of preparation."""
-    import spaces
+    import spaces.techniques
 
     found: list[Technique] = []
-    for info in pkgutil.iter_modules(spaces.__path__):
-        module = importlib.import_module(f"spaces.{info.name}")
+    for info in pkgutil.iter_modules(spaces.techniques.__path__):
+        module = importlib.import_module(f"spaces.techniques.{info.name}")
         technique = getattr(module, "TECHNIQUE", None)
         if technique is not None:
             found.append(technique)

@@ -9,10 +9,10 @@ from typing import Any
 import fake_jobs
 import pytest
 
-from search.backends import Backend, Listen
-from search.backends.messages import job_to_json, outcome_from_json
-from search.clock import OutOfTimeError
-from search.worker import Job
+from search.running.backends import Backend, Listen
+from search.running.backends.messages import job_to_json, outcome_from_json
+from search.running.clock import OutOfTimeError
+from search.training.job import Job
 from spaces import CompressionPlan
 
 Make = Callable[[Listen], Backend]

@@ -10,12 +10,12 @@ from samples import sample_data, tiny_onnx
 
 from evaluators import EvaluationContext
 from hardware_profiles import load_profile
+from search.inputs.models.build import Build
 from search.limits import Limits
-from search.models.build import Build
 from search.task import Task
-from search.train import Features, Hardware, TrainSettings, Views
-from search.worker import Workbench
-from spaces.network import trace
+from search.training.job import Workbench
+from search.training.train import Features, Hardware, TrainSettings, Views
+from spaces.tracing.network import trace
 
 
 def a_bench(folder: Path, target: str = "arm") -> Workbench:

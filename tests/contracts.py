@@ -24,14 +24,14 @@ from torch import nn
 
 from evaluators import Evaluation, EvaluationContext, Evaluator
 from hardware_profiles import OPS, HardwareProfile, OpShape, load_profile
-from search.data.raw import SPLIT_NAMES, RawData
+from search.deciding.samplers import make_sampler
 from search.errors import InputError
-from search.samplers import make_sampler
+from search.inputs.data.raw import SPLIT_NAMES, RawData
 from spaces import CompressionPlan
 from spaces.dimension import Dimension, ParamValue, Real
-from spaces.export import export_onnx
-from spaces.network import trace
+from spaces.files.export import export_onnx
 from spaces.technique import ExportContext, Hooks, LossInputs, PrepareContext, Technique
+from spaces.tracing.network import trace
 
 UNITS = {"_ms": "ms", "_bytes": "bytes"}
 SHAPES = {
@@ -130,7 +130,7 @@ def _check_hooks(
 def _check_export(hooks: Hooks, model: nn.Module, profile: HardwareProfile) -> None:
     import tempfile
 
-    from evaluators.sessions import logits
+    from evaluators.runtimes.onnxruntime import logits
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "a.onnx", Path(folder) / "b.onnx"

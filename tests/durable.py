@@ -13,19 +13,19 @@ import optuna
 from fakes import macs_of, space_of
 from optuna.trial import TrialState
 
-from search.backends import Backend, InlineBackend
-from search.backends.messages import job_to_json, outcome_from_json
-from search.backends.processes import ProcessBackend
-from search.baselines import simple_plans
-from search.clock import Clock
-from search.driver import Driver
-from search.progress import NullProgress
-from search.rungs import RUNGS
-from search.storage import open_storage
-from search.study import Study, trial_to_json
-from search.tracking.tracker import NullTracker
+from search.deciding.baselines import simple_plans
+from search.deciding.rungs import RUNGS
+from search.deciding.storage import open_storage
+from search.deciding.study import Study, trial_to_json
+from search.publishing.tracker import NullTracker
+from search.running.backends import Backend, InlineBackend
+from search.running.backends.messages import job_to_json, outcome_from_json
+from search.running.backends.processes import ProcessBackend
+from search.running.clock import Clock
+from search.running.driver import Driver
+from search.telling.progress import NullProgress
+from search.training.job import Job, Outcome
 from search.trial import Trial
-from search.worker import Job, Outcome
 from spaces import CompressionPlan
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -10,10 +10,10 @@ from networks import IMAGE, NETWORKS, pictures, seeded
 from numpy.typing import NDArray
 
 from hardware_profiles import load_profile
-from search.exports.exporter import Source, exporters
-from spaces.export import export_onnx
-from spaces.network import trace
-from spaces.qdq import quantize_file
+from search.bundle.exports.exporter import Source, exporters
+from spaces.files.export import export_onnx
+from spaces.files.qdq import quantize_file
+from spaces.tracing.network import trace
 
 IMAGES = pictures(24).numpy()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fake_jobs
 
-from search.backends import Finished, Listen
-from search.backends.messages import job_to_json, outcome_from_json
-from search.functions import describe
-from search.worker import Job
+from search.inputs.own_code import describe
+from search.running.backends import Finished, Listen
+from search.running.backends.messages import job_to_json, outcome_from_json
+from search.training.job import Job
 
 
 class FakeBackend:

@@ -12,12 +12,12 @@ from networks import IMAGE, NETWORKS, seeded
 
 from evaluators import Evaluation, Measurement
 from hardware_profiles import load_profile
-from search.backends import Finished
 from search.limits import Limits
-from search.worker import Job, Outcome
+from search.running.backends import Finished
+from search.training.job import Job, Outcome
 from spaces import CompressionPlan
-from spaces.network import trace
 from spaces.space import SearchSpace
+from spaces.tracing.network import trace
 
 BASELINE_ACCURACY = 0.95
 

@@ -17,13 +17,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from evaluators import Evaluation, Measurement
-from evaluators.drop import drop_bound_of_counts
+from evaluators.tasks.drop import drop_bound_of_counts
 from hardware_profiles import HardwareProfile, load_profile
 from search.result import Finalist, Limits, SearchResult
 from search.task import DataSet, Preprocess, Split
 from search.trial import State, Trial
 from spaces import CompressionPlan
-from spaces.qdq import quantize_file
+from spaces.files.qdq import quantize_file
 
 GROUPS: Mapping[str, int] = {
     "conv1": 64,

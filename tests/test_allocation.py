@@ -8,10 +8,10 @@ import pytest
 from fakes import space_of
 from networks import NETWORKS
 
-from search.allocation import Allocator
-from search.sensitivity import Sensitivity
-from spaces import pruning
+from search.deciding.allocation import Allocator
+from search.deciding.sensitivity import Sensitivity
 from spaces.space import SearchSpace
+from spaces.techniques import pruning
 
 
 def made_up(space: SearchSpace) -> Sensitivity:

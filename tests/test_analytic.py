@@ -7,7 +7,7 @@ import pytest
 
 from evaluators.evaluator import EvaluationContext, Evaluator, discover
 from evaluators.graph import walk
-from evaluators.latency_analytic import EVALUATOR, estimate
+from evaluators.latency.analytic import EVALUATOR, estimate
 from hardware_profiles import HardwareProfile, ProfileError, load_profile
 from tests.models import quantized, small_network
 

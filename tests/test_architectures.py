@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from evaluators.graph import walk
-from evaluators.sessions import logits
+from evaluators.runtimes.onnxruntime import logits
 from evaluators.shapes import load_static
 from hardware_profiles import load_profile
-from spaces.export import export_onnx
-from spaces.network import narrow, removable, trace
-from spaces.qdq import layer_nodes, layer_of, quantize_file
+from spaces.files.export import export_onnx
+from spaces.files.qdq import layer_nodes, layer_of, quantize_file
+from spaces.tracing.network import narrow, removable, trace
 
 IMAGE = (3, 16, 16)
 PROFILE = load_profile("raspberry-pi-4b")

@@ -21,20 +21,21 @@ from benches import a_bench
 from fake_backend import FakeBackend
 
 from hardware_profiles import load_profile
-from search.backends import InlineBackend, Listen, Resources
-from search.backends.finding import discover, find_backend
-from search.backends.messages import (
+from search.errors import InputError, SearchError
+from search.running.backends import InlineBackend, Listen, Resources
+from search.running.backends.finding import discover, find_backend
+from search.running.backends.messages import (
     job_from_json,
     job_to_json,
     outcome_from_json,
     outcome_to_json,
 )
-from search.backends.pacing import Paced
-from search.backends.parcel import pack, read_arrays, unpack, write_arrays
-from search.backends.processes import Local, ProcessBackend
-from search.errors import InputError, SearchError
-from search.worker import Job, Outcome, run_job
-from spaces import CompressionPlan, pruning
+from search.running.backends.pacing import Paced
+from search.running.backends.parcel import pack, read_arrays, unpack, write_arrays
+from search.running.backends.processes import Local, ProcessBackend
+from search.training.job import Job, Outcome, run_job
+from spaces import CompressionPlan
+from spaces.techniques import pruning
 
 
 def inline(listen: Listen) -> InlineBackend:
@@ -244,7 +245,7 @@ def test_worker_with_another_source_of_latency_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = pack(a_bench(tmp_path))
-    monkeypatch.setattr("search.backends.parcel.tier", lambda _: "another")
+    monkeypatch.setattr("search.running.backends.parcel.tier", lambda _: "another")
     with pytest.raises(SearchError, match=r"from one source, but .*'another'"):
         unpack(packed, plans=tmp_path, scratch=tmp_path, baseline=None)
 
@@ -265,7 +266,7 @@ def test_stages_are_told_at_once_and_their_fractions_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("search.backends.pacing.time.monotonic", lambda: now)
+    monkeypatch.setattr("search.running.backends.pacing.time.monotonic", lambda: now)
     told: list[tuple[str, float | None]] = []
     listen = Paced(lambda stage, fraction: told.append((stage, fraction)), every_s=1.0)
     listen("build", None)

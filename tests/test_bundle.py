@@ -15,8 +15,8 @@ import pytest
 from hardware_profiles.cli import main
 from hardware_profiles.emulator import installation as emulator
 from hardware_profiles.emulator.session import run_python
-from search.bundle import write_bundle
 from search.bundle.golden import golden_split
+from search.bundle.write import write_bundle
 from search.task import Preprocess, Split
 from spaces import CompressionPlan
 from tests.samples import sample_result, tiny_onnx

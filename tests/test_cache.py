@@ -21,20 +21,21 @@ from backend_contract import BackendContract, Make, fake_job, ignore
 from benches import a_bench
 from networks import IMAGE, NETWORKS, seeded
 
-import search.cache_key
+import search.running.cache_key
 from evaluators import Evaluation, Measurement
 from hardware_profiles import load_profile
-from search import cache as cache_module
-from search.backends import Finished, InlineBackend, Listen, Resources
-from search.backends.cached import CachedBackend
-from search.backends.messages import job_to_json, outcome_from_json
-from search.cache import EvaluationCache
-from search.cache_key import bench_parts, job_key, sensitivity_key
 from search.limits import Limits
-from search.worker import Job, Outcome, Workbench, run_job
-from spaces import CompressionPlan, pruning
-from spaces.network import trace
+from search.running import cache as cache_module
+from search.running.backends import Finished, InlineBackend, Listen, Resources
+from search.running.backends.cached import CachedBackend
+from search.running.backends.messages import job_to_json, outcome_from_json
+from search.running.cache import EvaluationCache
+from search.running.cache_key import bench_parts, job_key, sensitivity_key
+from search.training.job import Job, Outcome, Workbench, run_job
+from spaces import CompressionPlan
 from spaces.space import SearchSpace
+from spaces.techniques import pruning
+from spaces.tracing.network import trace
 
 KEY = "a" * 64
 TARGET = "mcu"  # whose latency is estimated from shapes
@@ -307,7 +308,7 @@ def test_changed_code_changes_the_key(bench: Workbench, monkeypatch: pytest.Monk
     """Ours; and that of the person's model, also where it makes no other baseline."""
     before = parts_of(bench)
     hashed = search.cache_key.file_sha256
-    for name, part in (("evaluators/size.py", "code"), ("search/train.py", "code"),
+    for name, part in (("evaluators/size.py", "code"), ("search/training/train.py", "code"),
                        ("tests/networks.py", "model code")):  # fmt: skip
         changed = lambda path, n=name: hashed(path) + str(path).endswith(n) * "x"  # noqa: E731
         monkeypatch.setattr(search.cache_key, "file_sha256", changed)

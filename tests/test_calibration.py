@@ -11,21 +11,21 @@ import onnxruntime as ort
 import pytest
 
 from hardware_profiles import load_profile, read_profile, shipped_profiles
-from hardware_profiles.board import Board
-from hardware_profiles.calibration import (
+from hardware_profiles.cli import main
+from hardware_profiles.commands import calibrate as command
+from hardware_profiles.counts import latency_ms
+from hardware_profiles.devices.board import Board
+from hardware_profiles.events import COUNT_COLUMNS, FEATURES
+from hardware_profiles.fitting.calibration import (
     COUNT_PARTS,
     Measured,
     base_profile,
     calibrate,
     measure,
 )
-from hardware_profiles.cli import main
-from hardware_profiles.commands import calibrate as command
-from hardware_profiles.counts import latency_ms
-from hardware_profiles.events import COUNT_COLUMNS, FEATURES
-from hardware_profiles.probes import make_probes
+from hardware_profiles.fitting.probes import make_probes
+from hardware_profiles.fitting.refine import refine
 from hardware_profiles.profile import ProfileError
-from hardware_profiles.refine import refine
 from hardware_profiles.writing import render_profile
 
 ABOUT = {

@@ -15,9 +15,9 @@ import torch
 from loading_samples import network, random_pixels, write_module, write_npz
 
 from search.cli import build_parser, main, vars_of
-from search.folder import FOLDER_VERSION
+from search.deciding.samplers import SAMPLERS
 from search.masking import masked
-from search.samplers import SAMPLERS
+from search.running.study_folder import FOLDER_VERSION
 
 SEARCH = ["--target", "arm", "--max-drop", "0.03"]
 

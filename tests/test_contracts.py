@@ -22,20 +22,20 @@ from networks import CLASSES, IMAGE, NETWORKS, pictures, seeded
 from PIL import Image
 
 import evaluators
-import search.backends
-import spaces
+import search.running.backends
+import spaces.techniques
 from evaluators import EvaluationContext, evaluate
 from evaluators import evaluator as evaluator_module
-from evaluators.sessions import logits
+from evaluators.runtimes.onnxruntime import logits
 from hardware_profiles import emulator, load_profile, shipped_profiles
-from search.backends import finding
-from search.samplers import SAMPLERS
-from search.sources import list_sources
+from search.deciding.samplers import SAMPLERS
+from search.inputs.sources import list_sources
+from search.running.backends import finding
 from spaces import CompressionPlan, technique
-from spaces.export import export_onnx
-from spaces.network import trace
-from spaces.quantization import everywhere
+from spaces.files.export import export_onnx
 from spaces.space import SearchSpace, bind
+from spaces.techniques.quantization import everywhere
+from spaces.tracing.network import trace
 
 EVALUATORS = {each.name: each for each in evaluators.discover()}
 # Measures over SSH: test_device.py has a device for it.
@@ -159,7 +159,7 @@ def _write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(header + array.tobytes())
 
 
-@pytest.mark.parametrize("prefix", list_sources("search.data"))
+@pytest.mark.parametrize("prefix", list_sources("search.inputs.data"))
 def test_every_source_of_data(
     prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +168,7 @@ def test_every_source_of_data(
     )
     write_module(tmp_path, monkeypatch, "mine", text)
     works, unusable = samples_of_data(tmp_path)[prefix]
-    check_data(list_sources("search.data")[prefix].load, works, unusable)
+    check_data(list_sources("search.inputs.data")[prefix].load, works, unusable)
 
 
 STRANGER = """
@@ -254,7 +254,7 @@ def test_strangers_technique_is_found_and_searched(
     assert "bias" not in technique.discover()
     technique.discover.cache_clear()
     if how == "file":
-        in_package(spaces, tmp_path, "bias", STRANGER, monkeypatch)
+        in_package(spaces.techniques, tmp_path, "bias", STRANGER, monkeypatch)
     else:
         group = technique.ENTRY_POINTS
         installed(tmp_path, group, "TECHNIQUE", "their_bias", STRANGER, monkeypatch)
@@ -264,7 +264,7 @@ def test_strangers_technique_is_found_and_searched(
     space = SearchSpace.of(trace(seeded(NETWORKS["residual"]), IMAGE), load_profile("arm"))
     plan = space.decode(space.encode(CompressionPlan({"bias": {"off": True}})))
     assert plan.settings["bias"] == {"off": True}
-    for module in [m for m in sys.modules if m in ("spaces.bias", "their_bias")]:
+    for module in [m for m in sys.modules if m in ("spaces.techniques.bias", "their_bias")]:
         monkeypatch.delitem(sys.modules, module)
 
 
@@ -289,9 +289,9 @@ def test_strangers_evaluator_is_found_and_asked(
 @pytest.mark.usefixtures("forgetful")
 def test_strangers_backend_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "class Slurm:\n    name = 'slurm'\nBACKEND = Slurm()\n"
-    in_package(search.backends, tmp_path, "slurm", text, monkeypatch)
+    in_package(search.running.backends, tmp_path, "slurm", text, monkeypatch)
     assert finding.find_backend("slurm").name == "slurm"
-    monkeypatch.delitem(sys.modules, "search.backends.slurm")
+    monkeypatch.delitem(sys.modules, "search.running.backends.slurm")
 
 
 def test_contract_notices_what_breaks_it(file: Path) -> None:

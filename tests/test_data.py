@@ -14,25 +14,25 @@ from loading_samples import random_pixels, write_folder, write_module, write_npz
 from numpy.typing import NDArray
 from PIL import Image
 
-from search.data.assembling import assemble
-from search.data.encoded import Encoded, scan
-from search.data.folder import load_splits
-from search.data.preprocessing import PreprocessFile, choose_preprocess, choose_size
-from search.data.raw import ArrayImages, RawData, RawSplit
-from search.data.splitting import (
+from search.inputs.data.assembling import assemble
+from search.inputs.data.encoded import Encoded, scan
+from search.inputs.data.folder import load_splits
+from search.inputs.data.preprocessing import PreprocessFile, choose_preprocess, choose_size
+from search.inputs.data.raw import ArrayImages, RawData, RawSplit
+from search.inputs.data.splitting import (
     SHARES,
     group_duplicates,
     missing_shares,
     split_indices,
     stratified_part,
 )
-from search.loading import load_task
-from search.models.declared import Declared
-from search.sources import find_source
+from search.inputs.loading import load_task
+from search.inputs.models.declared import Declared
+from search.inputs.sources import find_source
 
 
 def load(spec: str) -> RawData:
-    source, argument = find_source("search.data", spec, "data")
+    source, argument = find_source("search.inputs.data", spec, "data")
     raw: RawData = source.load(argument)
     return raw
 

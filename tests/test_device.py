@@ -21,14 +21,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from evaluators import Evaluation, EvaluationContext, latency_device
-from evaluators.interval import Interval, quotient
-from evaluators.latency_device import AnchoredBoard, DeviceLatency
-from evaluators.tier import warn_once
-from hardware_profiles import board as boards
+from evaluators import Evaluation, EvaluationContext
+from evaluators.latency import device as latency_device
+from evaluators.latency.device import AnchoredBoard, DeviceLatency
+from evaluators.latency.interval import Interval, quotient
+from evaluators.latency.tier import warn_once
 from hardware_profiles import emulator, shipped_profiles
-from hardware_profiles.board import MIN_RUNS, Board, summarize
-from hardware_profiles.device import (
+from hardware_profiles.devices import board as boards
+from hardware_profiles.devices.board import MIN_RUNS, Board, summarize
+from hardware_profiles.devices.device import (
     HOST,
     AddressError,
     Device,
@@ -37,8 +38,8 @@ from hardware_profiles.device import (
     file_sha256,
     parse_device,
 )
-from hardware_profiles.processor import mismatch
-from hardware_profiles.session import AgentSession
+from hardware_profiles.devices.processor import mismatch
+from hardware_profiles.devices.session import AgentSession
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 QUIET = {"mhz": None, "throttled": None, "governor": None, "temperature_c": None}

@@ -16,20 +16,20 @@ import optuna
 import pytest
 from fakes import FakeBackend, FakeTime, figures, macs_of, space_of
 
-from search.baselines import UNTOUCHED, simple_plans
-from search.clock import Clock, OutOfTimeError
-from search.driver import ASKS_PER_TRIAL, Driver
+from search.deciding.baselines import UNTOUCHED, simple_plans
+from search.deciding.finals import FINAL_SHARE, MOST_AGAIN, finalists
+from search.deciding.forecast import Experience
+from search.deciding.rungs import FULL_SHARE, LAST, RUNGS, share_of
+from search.deciding.storage import sqlite_storage
+from search.deciding.study import Ask, Study
 from search.errors import TrialsFailedError
-from search.experience import Experience
-from search.finals import FINAL_SHARE, MOST_AGAIN, finalists
 from search.limits import Limits
-from search.progress import NullProgress
-from search.rungs import FULL_SHARE, LAST, RUNGS, share_of
-from search.storage import sqlite_storage
-from search.study import Ask, Study
-from search.tracking.tracker import NullTracker
+from search.publishing.tracker import NullTracker
+from search.running.clock import Clock, OutOfTimeError
+from search.running.driver import ASKS_PER_TRIAL, Driver
+from search.telling.progress import NullProgress
+from search.training.job import Job
 from search.trial import Trial
-from search.worker import Job
 from spaces import CompressionPlan
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

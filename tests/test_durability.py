@@ -17,16 +17,17 @@ import sqlalchemy
 from durable import check, kept_in, let_live, processes, search_in, shapes
 from fakes import FakeBackend, FakeTime, macs_of, space_of
 
-from search import disk, driver, interruption
-from search.clock import Clock
-from search.driver import Driver
+from search.deciding.storage import StoredStudy, open_storage, sqlite_storage
+from search.deciding.study import Study
 from search.errors import StorageError, StudyError
 from search.limits import Limits
-from search.progress import NullProgress
-from search.storage import StoredStudy, open_storage, sqlite_storage
-from search.study import Study
-from search.tracking.tracker import NullTracker
-from search.worker import Job
+from search.publishing.tracker import NullTracker
+from search.running import disk_trouble as disk
+from search.running import driver, interruption
+from search.running.clock import Clock
+from search.running.driver import Driver
+from search.telling.progress import NullProgress
+from search.training.job import Job
 from spaces import CompressionPlan
 
 
@@ -120,7 +121,7 @@ def test_storage_that_is_away_is_waited_for_and_gets_the_trial_once(taken: bool)
 def test_storage_that_stays_away_ends_the_search_with_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("search.storage.PATIENCE_S", 0.0)
+    monkeypatch.setattr("search.deciding.storage.PATIENCE_S", 0.0)
     study = StoredStudy(Flaky(9, False), "s", None, lambda _: None, lambda _: None)
     with pytest.raises(StorageError, match=r"server closed the connection; .*--resume"):
         study.add(finished())

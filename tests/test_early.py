@@ -24,12 +24,12 @@ from mlflow.utils.validation import (
 )
 from torchvision import models
 
-from hardware_profiles.dependencies import REQUIRED, told_when_missing
+from hardware_profiles.requirements import REQUIRED, told_when_missing
 from search.cli import again, main
 from search.errors import InputError
-from search.models.registered import registered
-from search.registry import check_registration
-from search.sources import list_sources
+from search.inputs.models.registered import registered
+from search.inputs.sources import list_sources
+from search.publishing.registry import check_registration
 
 ROOT = Path(__file__).parent.parent
 SEARCH = ["--target", "arm", "--max-drop", "0.03"]
@@ -124,8 +124,8 @@ def _passes(check: Callable[..., None], *values: str) -> bool:
 
 
 def test_sources_are_found_without_importing_their_helpers() -> None:
-    assert set(list_sources("search.models")) >= {"", "timm", "torchvision"}
-    for package in ("search.models", "search.data"):
+    assert set(list_sources("search.inputs.models")) >= {"", "timm", "torchvision"}
+    for package in ("search.inputs.models", "search.inputs.data"):
         for source in list_sources(package).values():
             assert callable(source.check)
 
@@ -210,8 +210,8 @@ def test_search_that_nobody_reads_is_interrupted(tmp_path: Path) -> None:
 import signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from search.interruption import came, caught, finishing
-from search.readers import outlive_readers
+from search.running.interruption import came, caught, finishing
+from search.running.broken_pipes import outlive_readers
 outlive_readers()
 with caught():
     try:

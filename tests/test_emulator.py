@@ -13,11 +13,11 @@ import onnxruntime as ort
 import pytest
 
 import evaluators.cli as command
-from evaluators import latency_emulated
 from evaluators.cli import main
 from evaluators.evaluator import EvaluationContext
 from evaluators.graph import label, read_model, walk
-from evaluators.tier import tier, warn_once
+from evaluators.latency import emulated as latency_emulated
+from evaluators.latency.tier import tier, warn_once
 from hardware_profiles import HardwareProfile, emulator, load_profile
 from hardware_profiles.counts import COUNT_COLUMNS
 from hardware_profiles.emulator import Emulator, EmulatorError

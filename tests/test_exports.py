@@ -14,17 +14,17 @@ from export_samples import IMAGES, source_of, written
 from numpy.typing import NDArray
 from samples import sample_result, tiny_onnx
 
-from evaluators.sessions import logits
-from search.bundle import write_bundle
+from evaluators.runtimes.onnxruntime import logits
+from search.bundle.exports import make
+from search.bundle.exports.exporter import Exported, ExportError, Source, check_exports, exporters
+from search.bundle.exports.tensorrt import structural_faults
+from search.bundle.write import write_bundle
 from search.cli import main
 from search.errors import InputError
-from search.exports import make
-from search.exports.exporter import Exported, ExportError, Source, check_exports, exporters
-from search.exports.tensorrt import structural_faults
-from search.report.page import render
-from search.summary import closing, to_json
 from search.task import Split
-from spaces.qdq import layer_nodes
+from search.telling.report.page import render
+from search.telling.summary import closing, to_json
+from spaces.files.qdq import layer_nodes
 
 
 def test_formats_are_found_by_listing() -> None:
@@ -45,7 +45,7 @@ def test_unknown_format_is_one_line_on_the_command_line(
 
 
 def test_missing_converter_is_named_before_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.exports.tflite.find_spec", lambda name: None)
+    monkeypatch.setattr("search.bundle.exports.tflite.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install litert-torch"):
         check_exports(["tflite"])
 

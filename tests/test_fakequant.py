@@ -13,10 +13,10 @@ from onnx import numpy_helper
 from torch import nn
 
 from hardware_profiles import load_profile
-from spaces import fakequant
-from spaces.export import export_onnx
-from spaces.fakequant import FakeActivation, FakeWeight
-from spaces.qdq import quantize_file
+from spaces.files import fake_quantization as fakequant
+from spaces.files.export import export_onnx
+from spaces.files.fake_quantization import FakeActivation, FakeWeight
+from spaces.files.qdq import quantize_file
 
 BITS = {"stem.0": 8, "low.first.0": 8, "head": 8}
 

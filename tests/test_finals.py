@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from evaluators import Evaluation, Measurement
-from search.experience import MARGIN, Experience
-from search.finals import FINALISTS, best_training, finalists
-from search.rungs import Seen
+from search.deciding.finals import FINALISTS, best_training, finalists
+from search.deciding.forecast import MARGIN, Experience
+from search.deciding.rungs import Seen
 from search.trial import State, Trial
 from spaces import CompressionPlan
 

@@ -10,10 +10,10 @@ import pytest
 from samples import sample_data, tiny_onnx
 
 from evaluators import Evaluation, EvaluationContext, Measurement
-from evaluators.drop import drop_bound_of_counts
-from evaluators.sessions import logits
+from evaluators.runtimes.onnxruntime import logits
+from evaluators.tasks.drop import drop_bound_of_counts
 from hardware_profiles import load_profile
-from search.finish import (
+from search.concluding.conclude import (
     TestSplit,
     front_of,
     near_misses,

@@ -24,9 +24,11 @@ from hardware_profiles.counts import (
 )
 from hardware_profiles.counts_section import render_counts, replace_counts
 from hardware_profiles.events import FEATURES, INSTRUCTIONS, MISSES
-from hardware_profiles.fit import fit_profiles
-from hardware_profiles.held_out import held_out, split_errors
-from hardware_profiles.least_squares import Array, fit_cycles, fit_factors, spread
+from hardware_profiles.fitting.fit import fit_profiles
+from hardware_profiles.fitting.held_out import held_out, split_errors
+from hardware_profiles.fitting.least_squares import Array, fit_cycles, fit_factors, spread
+from hardware_profiles.fitting.samples import Samples, family, published_samples
+from hardware_profiles.fitting.tables import published_latencies, shipped_counts
 from hardware_profiles.profile import (
     DATA,
     Calibration,
@@ -36,8 +38,6 @@ from hardware_profiles.profile import (
     read_profile,
     shipped_profiles,
 )
-from hardware_profiles.samples import Samples, family, published_samples
-from hardware_profiles.tables import published_latencies, shipped_counts
 
 PI4 = shipped_profiles()["raspberry-pi-4b"]
 
@@ -267,7 +267,7 @@ def test_held_out_estimates_do_not_see_their_own_family(monkeypatch: pytest.Monk
         )
 
     honest = {t: held_out(PI4, model_of(PI4), t) for t in (1, 4)}
-    monkeypatch.setattr("hardware_profiles.held_out.published_samples", slower)
+    monkeypatch.setattr("hardware_profiles.fitting.held_out.published_samples", slower)
     for threads, before in honest.items():
         after = held_out(PI4, model_of(PI4), threads)
         chosen = before.samples.families == "squeezenet"

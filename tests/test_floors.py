@@ -72,7 +72,9 @@ def test_hardware_profiles_load_without_torch() -> None:
     assert not loaded & (TORCH | set(FLOORS[1:]))
 
 
-@pytest.mark.parametrize("script", ["search/bundle/files/verify.py", "hardware_profiles/agent.py"])
+@pytest.mark.parametrize(
+    "script", ["search/bundle/files/verify.py", "hardware_profiles/devices/agent.py"]
+)
 def test_what_runs_on_devices_needs_only_onnxruntime_and_numpy(script: str) -> None:
     allowed = {"onnxruntime", "numpy", *sys.stdlib_module_names}
     assert {name for _, name in imports(ROOT / script)} <= allowed

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from search.errors import InputError, SearchError, StudyError
-from search.folder import (
+from search.running.study_folder import (
     FOLDER_VERSION,
     StudyFolder,
     check_identity,
@@ -149,7 +149,7 @@ def test_study_is_used_by_one_process_at_a_time(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from search.folder import StudyFolder, in_use\n"
+        "from search.running.study_folder import StudyFolder, in_use\n"
         "with in_use(StudyFolder(Path(sys.argv[1]))): print('mine', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen(

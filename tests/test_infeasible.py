@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from test_finish import PROFILE, trial
 
 from evaluators import Evaluation, Measurement
-from search.allocation import units_of
-from search.durations import size_bytes
-from search.infeasible import (
+from search.concluding.infeasible import (
     Part,
     blocks,
     closest_trial,
@@ -23,8 +21,10 @@ from search.infeasible import (
     sentences,
     typed,
 )
+from search.deciding.allocation import units_of
+from search.deciding.sensitivity import Sensitivity
+from search.durations import size_bytes
 from search.limits import Limits
-from search.sensitivity import Sensitivity
 from search.trial import Trial
 from spaces import CompressionPlan
 

@@ -12,7 +12,7 @@ import pytest
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 START = """
 import sys, time
-from search.interruption import came, caught, finishing, held
+from search.running.interruption import came, caught, finishing, held
 def say(text): print(text, flush=True)
 def wait(): time.sleep(10); say("not interrupted")
 """
@@ -105,7 +105,7 @@ with caught():
 
 
 def test_handlers_are_given_back() -> None:
-    from search.interruption import came, caught
+    from search.running.interruption import came, caught
 
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with caught():

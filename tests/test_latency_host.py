@@ -20,18 +20,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from evaluators import Evaluation, EvaluationContext, latency_host, lease
-from evaluators.drift import PRIOR_NOISY, PRIOR_QUIET, PRIOR_WEIGHT, DriftLog
-from evaluators.interval import Interval, geometric_interval
-from evaluators.latency_host import (
+from evaluators import Evaluation, EvaluationContext
+from evaluators.latency import host as latency_host
+from evaluators.latency import lease
+from evaluators.latency.drift import PRIOR_NOISY, PRIOR_QUIET, PRIOR_WEIGHT, DriftLog
+from evaluators.latency.host import (
     HostLatency,
     HostLatencyEvaluator,
     close_host_agent,
     measure,
     measurements,
 )
+from evaluators.latency.interval import Interval, geometric_interval
 from hardware_profiles import shipped_profiles
-from hardware_profiles.device import ModelError
+from hardware_profiles.devices.device import ModelError
 from hardware_profiles.host import detect_host
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluators import lease
+from evaluators.latency import lease
 
-ROOT = Path(lease.__file__).parent.parent
+ROOT = Path(lease.__file__).parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ class Child:
     """A process that runs code after ``import lease, time`` and reports by printing lines."""
 
     def __init__(self, code: str):
-        script = f"import time\nfrom evaluators import lease\n{code}"
+        script = f"import time\nfrom evaluators.latency import lease\n{code}"
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-c", script],
             cwd=ROOT,

@@ -15,9 +15,9 @@ import torch
 from loading_samples import network, random_pixels, write_folder, write_module, write_npz
 from PIL import Image
 
-from search.data.preprocessing import parse_image_size
 from search.errors import InputError
-from search.loading import load_task
+from search.inputs.data.preprocessing import parse_image_size
+from search.inputs.loading import load_task
 
 FUNCTIONS = """
 import torch
@@ -445,7 +445,7 @@ def test_images_beyond_the_memory_are_refused_before_they_are_decoded(
     needed = 64 * (40 + 6 * 20 + (1 + 4) * 20 + 4 * 20)
     data = write_npz(folder / "a.npz")
     memory = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": needed * 3 // 2 + 1}
-    monkeypatch.setattr("search.data.assembling.os.sysconf", memory.__getitem__)
+    monkeypatch.setattr("search.inputs.data.assembling.os.sysconf", memory.__getitem__)
     load_task("net:network", data=data)
     memory["SC_PHYS_PAGES"] -= 2
     message = message_of(lambda: load_task("net:network", data=data))

@@ -16,7 +16,7 @@ from evaluators.shapes import load_static
 from evaluators.size import Size
 from evaluators.tensors import Tensors, peak_tensor_bytes
 from hardware_profiles import shipped_profiles
-from hardware_profiles.device import ModelError
+from hardware_profiles.devices.device import ModelError
 
 MB = 2**20
 

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import nn
 
 from search import compress
-from search.loading import load_task
+from search.inputs.loading import load_task
 from search.task import Preprocess
-from search.teacher import teacher_views
-from search.train import Hardware, Views, recalibrate
+from search.training.teacher import teacher_views
+from search.training.train import Hardware, Views, recalibrate
 
 CPU = Hardware(torch.device("cpu"), bfloat16=False)
 

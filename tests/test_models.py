@@ -10,11 +10,11 @@ import pytest
 import torch
 from loading_samples import network, write_module, write_npz
 
-from search.fingerprint import model_fingerprint
-from search.loading import load_task
-from search.models.build import Build
-from search.models.fitting import fit
-from search.models.weights import read_weights
+from search.inputs.loading import load_task
+from search.inputs.models.build import Build
+from search.inputs.models.fitting import fit
+from search.inputs.models.weights import read_weights
+from search.running.fingerprint import model_fingerprint
 from search.task import Task
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from hardware_profiles import OpShape, ProfileError, load_profile, read_profile
 from hardware_profiles.cli import main
-from hardware_profiles.kernels_section import render_kernels, replace_kernels
-from hardware_profiles.operator_fit import (
+from hardware_profiles.fitting.operator_fit import (
     Fitted,
     TimedOperator,
     fit,
@@ -18,6 +17,7 @@ from hardware_profiles.operator_fit import (
     read_operator_counts,
     read_operator_times,
 )
+from hardware_profiles.kernels_section import render_kernels, replace_kernels
 from hardware_profiles.profile import DATA, Kernel
 from hardware_profiles.terms import amounts, padded_work, variant
 

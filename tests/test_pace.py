@@ -15,11 +15,11 @@ from test_finals import trial
 from test_train import CPU, task_of
 
 from search.app import SENSITIVITY, Search, outdone_baseline, poor_baseline
-from search.augment import VIEWS
-from search.clock import OutOfTimeError
-from search.pace import STEPS, Pace
-from search.storage import elapsed_s
-from search.teacher import affordable, baseline_weights, teacher_views
+from search.deciding.storage import elapsed_s
+from search.running.clock import OutOfTimeError
+from search.training.augment import VIEWS
+from search.training.step_clock import STEPS, Pace
+from search.training.teacher import affordable, baseline_weights, teacher_views
 
 
 class Clock:

@@ -21,8 +21,8 @@ import onnxruntime
 import pytest
 from browser import look
 
-from search.report.page import write_report
-from search.summary import metric_title
+from search.telling.report.page import write_report
+from search.telling.summary import metric_title
 from tests.servers import free_port, wait_until_alive
 from tests.test_tracking import Logged, Search, Server
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.pareto import Objective, ParetoFront, Point, hypervolume, losses, ranks
+from search.deciding.pareto import Objective, ParetoFront, Point, hypervolume, losses, ranks
 
 
 def front_of(*points: tuple[float, ...]) -> ParetoFront[int]:

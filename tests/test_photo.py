@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from torchvision import models
 
-from search.bundle import write_bundle
-from search.data.encoded import Encoded, scan
-from search.data.items import from_items
-from search.data.photo import Resize, framed, photo_pixels
-from search.data.preprocessing import PreprocessFile, choose_resize, told
-from search.loading import load_task
-from search.models.declared import Declared
-from search.models.given import declared_by
-from search.models.timm import declared as timm_declares
-from search.models.torchvision import declared as torchvision_declares
+from search.bundle.write import write_bundle
+from search.inputs.data.encoded import Encoded, scan
+from search.inputs.data.items import from_items
+from search.inputs.data.photo import Resize, framed, photo_pixels
+from search.inputs.data.preprocessing import PreprocessFile, choose_resize, told
+from search.inputs.loading import load_task
+from search.inputs.models.declared import Declared
+from search.inputs.models.given import declared_by
+from search.inputs.models.timm import declared as timm_declares
+from search.inputs.models.torchvision import declared as torchvision_declares
 from search.task import Preprocess
 from tests.samples import sample_result, tiny_onnx
 

@@ -16,8 +16,8 @@ from hardware_profiles import commands as command_package
 from hardware_profiles.cli import main
 from hardware_profiles.counts import latency_ms
 from hardware_profiles.events import COUNT_COLUMNS
+from hardware_profiles.fitting.tables import read_counts
 from hardware_profiles.profile import DATA, shipped_profiles
-from hardware_profiles.tables import read_counts
 
 ROOT = Path(__file__).parent.parent
 COUNTS = DATA / "emulated_counts.csv"

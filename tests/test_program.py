@@ -21,12 +21,12 @@ from torch.export import Dim, export, save
 
 from hardware_profiles import load_profile
 from search.errors import InputError
-from search.loading import load_task
-from search.models import program
-from spaces.export import export_onnx
-from spaces.network import trace
-from spaces.qdq import quantize_file
+from search.inputs.loading import load_task
+from search.inputs.models import program
+from spaces.files.export import export_onnx
+from spaces.files.qdq import quantize_file
 from spaces.space import SearchSpace
+from spaces.tracing.network import trace
 
 
 def exported(model: nn.Module, path: Path, images: int = 1, dynamic: bool = False) -> Path:

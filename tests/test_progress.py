@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from evaluators import Evaluation, Measurement
-from search.progress import HEARTBEAT_S, LiveProgress, PlainProgress, Score, show_progress
+from search.telling.progress import HEARTBEAT_S, LiveProgress, PlainProgress, Score, show_progress
 from tests.samples import sample_result
 
 TRIALS = sample_result(Path("runs/x")).trials

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from evaluators import paired, resampled
-from evaluators.drop import (
+from evaluators.tasks import paired, resampled
+from evaluators.tasks.drop import (
     DropBound,
     drop_bound,
     drop_bound_of_counts,
     images_needed,
     metric_drop_bound,
 )
-from search.proof import Finalist, prove, safest_first
+from search.concluding.proof import Finalist, prove, safest_first
 
 CONFIDENCE = 0.95
 of_counts = cache(drop_bound_of_counts)

@@ -8,9 +8,9 @@ from fakes import space_of
 from test_infeasible import sensitivity
 
 from evaluators import Evaluation, Measurement
-from search.allocation import Allocator
+from search.deciding.allocation import Allocator
+from search.deciding.proposals import OPENING, Proposer
 from search.limits import Limits
-from search.proposals import OPENING, Proposer
 from search.trial import Trial
 from spaces import CompressionPlan
 

@@ -26,9 +26,9 @@ from torch.utils.data import TensorDataset
 from search import InputError, compress
 from search.cli import build_parser, main
 from search.compression import Compression
-from search.interruption import came, caught
-from search.loading import load_task
-from search.progress import PlainProgress, Score, show_progress
+from search.inputs.loading import load_task
+from search.running.interruption import came, caught
+from search.telling.progress import PlainProgress, Score, show_progress
 
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 ONLY_ON_THE_COMMAND_LINE = {"help", "dry_run", "json"}

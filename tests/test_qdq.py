@@ -22,12 +22,12 @@ from onnx import numpy_helper
 from torch import nn
 
 from evaluators.graph import walk
-from evaluators.sessions import open_session
+from evaluators.runtimes.onnxruntime import open_session
 from hardware_profiles import HardwareProfile, load_profile
-from spaces import qdq
-from spaces.export import export_onnx
-from spaces.network import trace
-from spaces.qdq import layer_nodes, layer_of, quantize_file
+from spaces.files import qdq
+from spaces.files.export import export_onnx
+from spaces.files.qdq import layer_nodes, layer_of, quantize_file
+from spaces.tracing.network import trace
 
 ARM = load_profile("raspberry-pi-4b")  # signed activations
 VNNI = load_profile("x86-vnni")  # unsigned ones

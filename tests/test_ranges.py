@@ -11,10 +11,10 @@ from networks import IMAGE, NETWORKS, pictures, seeded
 from onnx import numpy_helper
 
 from hardware_profiles import load_profile
-from spaces.export import export_onnx
-from spaces.qdq import quantize_file
-from spaces.quantization import METHODS
-from spaces.ranges import BINS, activation_ranges, by_entropy, by_percentile
+from spaces.files.export import export_onnx
+from spaces.files.qdq import quantize_file
+from spaces.files.ranges import BINS, activation_ranges, by_entropy, by_percentile
+from spaces.techniques.quantization import METHODS
 
 ARM = load_profile("raspberry-pi-4b")
 

@@ -14,23 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators import Evaluation, Measurement
-from search.infeasible import Block, Part, Relaxed
-from search.report import page as page_module
-from search.report import words
-from search.report.classes import class_table
-from search.report.forest import forest
-from search.report.front import front_chart, plotted
-from search.report.heat import heat_table
-from search.report.layers import layer_table
-from search.report.page import render, write_report
-from search.report.panels import panel
-from search.report.plans import plan_lines
-from search.report.savings import saving_rows
-from search.report.scale import Scale
-from search.report.times import stages
-from search.report.verdict import headline, verdict
-from search.savings import Saving
-from search.sensitivity import Sensitivity
+from search.concluding.attribution import Saving
+from search.concluding.infeasible import Block, Part, Relaxed
+from search.deciding.sensitivity import Sensitivity
+from search.telling import words
+from search.telling.report import page as page_module
+from search.telling.report.classes import class_table
+from search.telling.report.forest import forest
+from search.telling.report.front import front_chart, plotted
+from search.telling.report.heat import heat_table
+from search.telling.report.layers import layer_table
+from search.telling.report.page import render, write_report
+from search.telling.report.panels import panel
+from search.telling.report.plans import plan_lines
+from search.telling.report.savings import saving_rows
+from search.telling.report.scale import Scale
+from search.telling.report.times import stages
+from search.telling.report.verdict import headline, verdict
 from spaces import CompressionPlan
 from tests.samples import GROUPS, sample_result, write_models
 

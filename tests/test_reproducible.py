@@ -24,7 +24,8 @@ TAKEN = ("accuracy", "drop", "drop_bound", "latency_ms", "size_bytes")
 MAIN = """
 import sys
 from search import cli
-from search.tracking import NullTracker, mlflow
+from search.publishing.tracker import NullTracker
+from search.publishing import mlflow
 mlflow.MlflowTracker = lambda *_, **__: NullTracker()
 sys.exit(cli.main())
 """

@@ -17,22 +17,23 @@ from networks import CLASSES, IMAGE, NETWORKS, pictures, seeded
 from PIL import Image
 from samples import sample_result
 
-from evaluators import sessions
 from evaluators.resize import fitted, resize_weights, resized, resized_pixels
+from evaluators.runtimes import onnxruntime as sessions
 from hardware_profiles import load_profile
-from search.allocation import Allocator
 from search.app import check_opt_in
-from search.bundle import write_bundle
+from search.bundle.write import write_bundle
 from search.cli import main
+from search.deciding.allocation import Allocator
+from search.deciding.sensitivity import Sensitivity, measure_sensitivity
 from search.errors import InputError
-from search.sensitivity import Sensitivity, measure_sensitivity
 from search.task import Preprocess
-from search.train import Hardware
-from search.worker import Job, run_job
-from spaces import CompressionPlan, pruning, resolution
-from spaces.export import export_onnx
-from spaces.network import trace
+from search.training.job import Job, run_job
+from search.training.train import Hardware
+from spaces import CompressionPlan
+from spaces.files.export import export_onnx
 from spaces.space import SearchSpace, input_size
+from spaces.techniques import pruning, resolution
+from spaces.tracing.network import trace
 
 PROFILE = load_profile("raspberry-pi-4b")
 CPU = Hardware(torch.device("cpu"), bfloat16=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.rungs import LAST, RUNGS, Seen, goes_on
+from search.deciding.rungs import LAST, RUNGS, Seen, goes_on
 
 SHORT = 1
 MAX_DROP = 0.03

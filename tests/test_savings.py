@@ -13,12 +13,13 @@ from fakes import FakeTime, space_of
 from test_infeasible import sensitivity
 
 from evaluators import Evaluation, Measurement
-from search.allocation import Allocator
-from search.correction import Correction, correct, losses_of
-from search.savings import Reexport, estimator, reverts, savings
+from search.concluding.attribution import Reexport, estimator, reverts, savings
+from search.deciding.allocation import Allocator
+from search.deciding.correction import Correction, correct, losses_of
+from search.training.job import Job, Workbench, run_job
 from search.trial import Trial
-from search.worker import Job, Workbench, run_job
-from spaces import CompressionPlan, pruning
+from spaces import CompressionPlan
+from spaces.techniques import pruning
 
 SPACE = space_of()
 STEM = SPACE.network.groups[0].name

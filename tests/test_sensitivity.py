@@ -13,16 +13,16 @@ from networks import CLASSES, IMAGE, NETWORKS, pictures, seeded
 from torch import nn
 
 from hardware_profiles import load_profile
-from search.sensitivity import (
+from search.deciding.sensitivity import (
     Sensitivity,
     cached_sensitivity,
     interpolate,
     measure_sensitivity,
     monotone,
 )
-from search.train import Hardware
-from spaces import pruning
-from spaces.network import trace
+from search.training.train import Hardware
+from spaces.techniques import pruning
+from spaces.tracing.network import trace
 
 PROFILE = load_profile("raspberry-pi-4b")
 CPU = Hardware(torch.device("cpu"), bfloat16=False)

@@ -20,14 +20,15 @@ from onnx import numpy_helper
 from torch import nn
 
 from hardware_profiles import load_profile
-from spaces import CompressionPlan, pruning, quantization
+from spaces import CompressionPlan
 from spaces.dimension import Choice, Dimension, ParamValue, Real
-from spaces.export import export_onnx
-from spaces.network import Group, trace
-from spaces.pruning import MAX_RATIO, widths
-from spaces.qdq import layer_nodes, layer_of
+from spaces.files.export import export_onnx
+from spaces.files.qdq import layer_nodes, layer_of
 from spaces.space import SearchSpace, bind
 from spaces.technique import ExportContext, PrepareContext
+from spaces.techniques import pruning, quantization
+from spaces.techniques.pruning import MAX_RATIO, widths
+from spaces.tracing.network import Group, trace
 
 EVERY_NETWORK = pytest.mark.parametrize("name", NETWORKS)
 FEW = settings(

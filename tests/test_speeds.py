@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hardware_profiles import HardwareProfile, OpShape, load_profile
-from search.speeds import LEAST_PLANS, STEP, Speeds, by_bits, speeds
-from spaces.table import Row, ShapeTable, Width
+from search.deciding.latency_correction import LEAST_PLANS, STEP, Speeds, by_bits, speeds
+from spaces.tracing.table import Row, ShapeTable, Width
 
 PROFILE = load_profile("x86-vnni")
 

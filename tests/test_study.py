@@ -12,14 +12,14 @@ from fakes import figures, outcome, space_of
 from optuna.trial import TrialState
 
 from evaluators import Evaluation, Measurement
-from search import samplers
-from search.baselines import simple_plans
+from search.deciding import samplers
+from search.deciding.baselines import simple_plans
+from search.deciding.rungs import Seen
+from search.deciding.samplers import SAMPLERS
+from search.deciding.storage import sqlite_storage
+from search.deciding.study import Ask, Study, trial_from_json, trial_to_json
 from search.errors import StudyError
 from search.limits import Limits
-from search.rungs import Seen
-from search.samplers import SAMPLERS
-from search.storage import sqlite_storage
-from search.study import Ask, Study, trial_from_json, trial_to_json
 from search.trial import Trial
 from spaces import CompressionPlan
 
@@ -127,8 +127,8 @@ def test_sampler_is_shown_the_best_and_the_latest(monkeypatch: pytest.MonkeyPatc
 
 
 def test_model_is_asked_until_it_has_said_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.study.MODEL_UNTIL", 5)
-    monkeypatch.setattr("search.study.MODELED_AT_ONCE", 3)
+    monkeypatch.setattr("search.deciding.study.MODEL_UNTIL", 5)
+    monkeypatch.setattr("search.deciding.study.MODELED_AT_ONCE", 3)
     space = space_of()
     plans = iter(space.decode(space.encode(plan)) for plan, _ in simple_plans(space))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from evaluators import Evaluation, Measurement
-from search.infeasible import Block, Part, Relaxed
-from search.report.verdict import verdict
-from search.savings import Saving
-from search.summary import (
+from search.concluding.attribution import Saving
+from search.concluding.infeasible import Block, Part, Relaxed
+from search.telling.report.verdict import verdict
+from search.telling.summary import (
     baseline_of,
     contender,
     review_command,

@@ -24,10 +24,10 @@ import pytest
 from mlflow import MlflowClient
 
 from evaluators import Evaluation, Measurement
-from search.bundle import write_bundle
-from search.tracking import MlflowTracker, NullTracker, resolve_tracking_uri
-from search.tracking.figure import draw_front
-from search.tracking.records import (
+from search.bundle.write import write_bundle
+from search.publishing.figure import draw_front
+from search.publishing.mlflow import MlflowTracker, resolve_tracking_uri
+from search.publishing.records import (
     MAX_TAG,
     ending_records,
     plan_parameters,
@@ -35,7 +35,8 @@ from search.tracking.records import (
     trial_metrics,
     trial_record,
 )
-from search.tracking.spool import Spool
+from search.publishing.spool import Spool
+from search.publishing.tracker import NullTracker
 from tests.samples import sample_result, tiny_onnx
 
 REGISTERED = "The winner is registered in MLflow: models:/cells@raspberry-pi-4b."
@@ -409,7 +410,7 @@ def test_search_goes_on_when_the_disk_is_full(tmp_path, monkeypatch):
 
 
 def test_search_does_not_import_mlflow():
-    code = "import sys, search.tracking; assert 'mlflow' not in sys.modules"
+    code = "import sys, search.publishing.mlflow; assert 'mlflow' not in sys.modules"
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 

@@ -16,11 +16,11 @@ from networks import CLASSES, IMAGE, NETWORKS, Residual, pictures, seeded
 from torch import nn
 from torch.nn import functional
 
-from search.augment import VIEWS, mirror, shift
 from search.errors import InputError
 from search.task import DataSet, Preprocess, Split, Task
-from search.teacher import baseline_weights, mirror_axes, teacher_views
-from search.train import (
+from search.training.augment import VIEWS, mirror, shift
+from search.training.teacher import baseline_weights, mirror_axes, teacher_views
+from search.training.train import (
     Features,
     Hardware,
     TrainSettings,
@@ -30,10 +30,10 @@ from search.train import (
     steps_per_epoch,
     train,
 )
-from spaces import fakequant
-from spaces.distillation import DEFAULT, TECHNIQUE, distillation_loss
-from spaces.features import similarity_loss, watched
+from spaces.files import fake_quantization as fakequant
+from spaces.files.features import similarity_loss, watched
 from spaces.technique import LossInputs
+from spaces.techniques.distillation import DEFAULT, TECHNIQUE, distillation_loss
 
 CPU = Hardware(torch.device("cpu"), bfloat16=False)
 PREPROCESS = Preprocess(IMAGE[1:], IMAGE[0], (0.5,) * 3, (0.25,) * 3)

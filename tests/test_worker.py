@@ -10,10 +10,11 @@ import torch
 from benches import a_bench
 
 from hardware_profiles.profile import Limits as DeviceLimits
-from search import worker
-from search.worker import Job, run_job
-from spaces import CompressionPlan, pruning
+from search.training import job as worker
+from search.training.job import Job, run_job
+from spaces import CompressionPlan
 from spaces.space import bind
+from spaces.techniques import pruning
 
 
 def ignore(_stage: str, _done: float | None) -> None:

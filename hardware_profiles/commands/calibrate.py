@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hardware_profiles import emulator
-from hardware_profiles.board import Board
-from hardware_profiles.calibration import (
+from hardware_profiles.devices.board import Board
+from hardware_profiles.devices.device import AddressError, DeviceError
+from hardware_profiles.fitting.calibration import (
     Calibrated,
     Counter,
     Measured,
@@ -25,10 +26,9 @@ from hardware_profiles.calibration import (
     calibrate,
     measure,
 )
-from hardware_profiles.device import AddressError, DeviceError
-from hardware_profiles.probes import Probe, make_probes
+from hardware_profiles.fitting.probes import Probe, make_probes
+from hardware_profiles.fitting.refine import Refined
 from hardware_profiles.profile import HardwareProfile, ProfileError, load_profile
-from hardware_profiles.refine import Refined
 from hardware_profiles.writing import render_profile
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from hardware_profiles.counts_section import render_counts, replace_counts
-from hardware_profiles.fit import fit_profiles
+from hardware_profiles.fitting.fit import fit_profiles
 from hardware_profiles.profile import DATA, shipped_profiles
 
 

@@ -13,8 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardware_profiles.kernels_section import replace_kernels
-from hardware_profiles.operator_fit import (
+from hardware_profiles.fitting.operator_fit import (
     OPERATOR_COUNTS,
     OPERATOR_TIMES,
     Fitted,
@@ -24,6 +23,7 @@ from hardware_profiles.operator_fit import (
     read_operator_times,
     runtime_of,
 )
+from hardware_profiles.kernels_section import replace_kernels
 from hardware_profiles.profile import DATA, ProfileError, read_profile
 
 

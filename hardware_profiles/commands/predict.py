@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 
 from hardware_profiles.counts import latency_ms
+from hardware_profiles.fitting.tables import read_counts
 from hardware_profiles.profile import ProfileError, load_profile
-from hardware_profiles.tables import read_counts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,10 +11,10 @@ import argparse
 
 import numpy as np
 
-from hardware_profiles.fit import transfer
-from hardware_profiles.held_out import held_out, split_errors
+from hardware_profiles.fitting.fit import transfer
+from hardware_profiles.fitting.held_out import held_out, split_errors
+from hardware_profiles.fitting.samples import calibration_of
 from hardware_profiles.profile import ProfileError, shipped_profiles
-from hardware_profiles.samples import calibration_of
 
 _HEADER = f"{'board':44} {'core':11} threads  models  families  mean %  largest %  rank"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from evaluators import Measurement
-from search.data.preprocessing import told
-from search.report import words
-from search.report.figures import value
-from search.report.formats import told_format
+from search.inputs.data.preprocessing import told
 from search.result import Finalist, SearchResult
-from search.summary import Contender, baseline_of, contender, metric_title, simple_of
+from search.telling import words
+from search.telling.figures import value
+from search.telling.report.formats import told_format
+from search.telling.summary import Contender, baseline_of, contender, metric_title, simple_of
 from spaces.space import input_size
 
 _AGAIN = """The same command with the same inputs, on the same machine with the same versions,

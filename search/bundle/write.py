@@ -19,11 +19,11 @@ from search.bundle.card import model_card
 from search.bundle.golden import golden_split, outputs_of
 from search.bundle.manifest import write_manifest
 from search.bundle.metrics import metrics_json
-from search.data import photo
-from search.report import words
-from search.report.figures import figures_of, find
+from search.inputs.data import photo
 from search.result import Finalist, SearchResult
 from search.task import Split
+from search.telling import words
+from search.telling.figures import figures_of, find
 from spaces.space import input_size
 
 BUNDLE = "best"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import durable
 
-from search.backends import Resources
-from search.backends.ray import ENVIRONMENT, RayBackend, connect
 from search.errors import SearchError
+from search.running.backends import Resources
+from search.running.backends.ray import ENVIRONMENT, RayBackend, connect
 
 
 def main(address: str, storage: str, folder: Path, trials: int) -> None:

@@ -14,7 +14,7 @@ import durable
 import optuna
 from services import Cluster, Postgres, environment
 
-from search.storage import StoredStudy, open_storage
+from search.deciding.storage import StoredStudy, open_storage
 
 DRIVE = Path(__file__).with_name("drive.py")
 TRIALS = 22

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from backend_contract import BackendContract, Make, fake_job, ignore
 
-from search.backends import Listen, Resources
-from search.backends.ray import ENVIRONMENT, TRIES, RayBackend, connect
 from search.errors import InputError
+from search.running.backends import Listen, Resources
+from search.running.backends.ray import ENVIRONMENT, TRIES, RayBackend, connect
 
 TESTS = Path(__file__).parent.parent
 

@@ -19,11 +19,11 @@ from samples import tiny_onnx
 from services import BIN, Cluster, Postgres, environment, mlflow_server
 
 from evaluators import Evaluation, EvaluationContext
-from evaluators.latency_device import DeviceLatency
+from evaluators.latency.device import DeviceLatency
 from hardware_profiles import load_profile
-from hardware_profiles.device import DeviceError, parse_device
-from hardware_profiles.session import AgentSession
-from search.storage import open_storage
+from hardware_profiles.devices.device import DeviceError, parse_device
+from hardware_profiles.devices.session import AgentSession
+from search.deciding.storage import open_storage
 
 HERE = Path(__file__).parent
 SEARCH = ["-m", "search", "--target", "arm", "--max-drop", "0.2", "--model", "tiny:make",

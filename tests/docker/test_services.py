@@ -12,7 +12,7 @@ from services import Services
 
 KEPT = """
 import json, os, mlflow, optuna
-from search.storage import open_storage
+from search.deciding.storage import open_storage
 client = mlflow.MlflowClient()
 experiment = client.get_experiment_by_name("compression-search")
 runs = client.search_runs([experiment.experiment_id])

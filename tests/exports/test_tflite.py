@@ -12,8 +12,8 @@ from ai_edge_litert.interpreter import Interpreter
 from export_samples import IMAGES, source_of, written
 from torch import nn
 
-from evaluators.sessions import logits
-from search.exports.exporter import ExportError, exporters
+from evaluators.runtimes.onnxruntime import logits
+from search.bundle.exports.exporter import ExportError, exporters
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise"])

@@ -1,6 +1,0 @@
-"""Who runs trials. One backend, one file; found by listing this package."""
-
-from search.backends.backend import Backend, BackendKind, Finished, Listen, Resources
-from search.backends.inline import InlineBackend
-
-__all__ = ["Backend", "BackendKind", "Finished", "InlineBackend", "Listen", "Resources"]

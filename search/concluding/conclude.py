@@ -1,0 +1,229 @@
+"""The end: the test split is opened, the drop is shown, and what stood in the way is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluators import Evaluation, EvaluationContext
+from evaluators.accuracy import score
+from evaluators.agreement import agreement, device_agreement
+from evaluators.latency.device import FINAL_SECONDS, SEARCH_SECONDS, DeviceLatency, shared
+from evaluators.latency.host import FINAL_BUDGET_S, HostLatencyEvaluator
+from evaluators.latency.tier import tier
+from evaluators.runtimes.onnxruntime import logits
+from evaluators.tasks.drop import DropBound, images_needed, metric_drop_bound
+from hardware_profiles.devices.device import DeviceError
+from hardware_profiles.emulator import EmulatorError
+from search.concluding import proof
+from search.concluding.infeasible import worst
+from search.deciding.pareto import ParetoFront, Point
+from search.limits import Limits
+from search.result import Finalist
+from search.running.interruption import came
+from search.task import DataSet, Metric
+from search.trial import Trial
+
+AGREEMENT_IMAGES, AGREEMENT_S = 200, 60.0
+log = logging.getLogger(__name__)
+
+
+class TestSplit:
+    """The split that the search never saw: predictions of files on it, each made once."""
+
+    __test__ = False  # not a test, whatever its name says
+
+    def __init__(
+        self, data: DataSet, context: EvaluationContext, metric: Metric, confidence: float
+    ) -> None:
+        self._metric = metric
+        self._confidence = confidence
+        pixels = data.preprocess.apply(data.test.images)
+        self._context = replace(context, images=pixels, labels=data.test.labels)
+        self._predictions: dict[Path, NDArray[np.int64]] = {}
+        assert context.baseline is not None
+        self._baseline = self.predictions(context.baseline)
+        self._context = replace(self._context, baseline_predictions=self._baseline)
+
+    def predictions(self, model: Path) -> NDArray[np.int64]:
+        """Classes (N,) that the file sees in the test images."""
+        if model not in self._predictions:
+            found = logits(model, self._context.images, self._context.profile)
+            self._predictions[model] = found.argmax(axis=1)
+        return self._predictions[model]
+
+    def bound(self, model: Path) -> DropBound:
+        """The drop of the file against the baseline, with its one-sided bound."""
+        if model == self._context.baseline:
+            images = len(self._baseline)
+            return DropBound(0.0, 0.0, self._confidence, images, 0, 0, "exact")
+        return metric_drop_bound(
+            self._metric,
+            self._context.labels,
+            self._baseline,
+            self.predictions(model),
+            self._confidence,
+        )
+
+    def quality(self, model: Path) -> Evaluation:
+        """Metric and drop on the test images."""
+        return Evaluation.of(score(self.predictions(model), self._context))
+
+    def full(self, model: Path) -> Evaluation:
+        """Metric and drop and, where it is measured, a longer look at the latency."""
+        host, device = HostLatencyEvaluator(), DeviceLatency()
+        found = self.quality(model)
+        if device.applies(self._context):
+            # Up to five minutes on an unsteady device; whoever interrupted does not wait for that.
+            seconds = SEARCH_SECONDS if came() else FINAL_SECONDS
+            latency = device.evaluate(model, self._context, seconds)
+        elif host.applies(self._context):
+            latency = host.evaluate(model, self._context, FINAL_BUDGET_S)
+        else:
+            return found
+        return found.merged(Evaluation.of(latency))
+
+    def on_target(self, model: Path) -> Evaluation:
+        """``target_agreement``: whether the target sees the classes that this host sees.
+
+        On the device, or on an emulated core of the target; empty where there is neither, and
+        where either fails, which is logged.
+        """
+        context, images = self._context, self._context.images[:AGREEMENT_IMAGES]
+        try:
+            if context.device is not None:
+                board = shared(context.device)
+                found = device_agreement(model, images, context.profile, board)
+            elif tier(context) == "emulated":
+                found = agreement(model, images, context.profile, AGREEMENT_S)
+            else:
+                return Evaluation({})
+        except (EmulatorError, DeviceError) as error:
+            log.warning("the winner's classes were not compared on the target: %s", error)
+            return Evaluation({})
+        return Evaluation.of([found])
+
+
+def front_of(trials: Iterable[Trial], metric: Metric) -> tuple[Trial, ...]:
+    """Completed trials that no other beats in both metric and latency, fastest first.
+
+    What breaks a limit on size, memory or latency is off it, as a plan that was rejected for that
+    is, the untouched model included. Of the drop the front shows the price: trials beyond that
+    limit are on it.
+    """
+    front: ParetoFront[Trial] = ParetoFront()
+    for trial in trials:
+        meets_ceilings = all(by <= 0 for name, by in trial.violations.items() if name != "drop")
+        if trial.state == "complete" and trial.evaluation is not None and meets_ceilings:
+            losses = (trial.evaluation.value("latency_ms"), -trial.evaluation.value(metric))
+            front = front.add(Point(losses, trial))
+    return tuple(point.payload for point in front)
+
+
+def strongest_simple(trials: Iterable[Trial]) -> Trial | None:
+    """The fastest feasible simple plan; the untouched model is not one of them."""
+    simple = (t for t in trials if t.is_baseline and t.plan.settings and t.feasible)
+    return min(simple, key=_latency, default=None)
+
+
+def prove_drop(
+    trials: Sequence[Trial], folder: Path, test: TestSplit, limits: Limits
+) -> tuple[Finalist | None, tuple[Finalist, ...]]:
+    """The winner and all that were tested, in order.
+
+    The fastest finalist that is proved wins; if none is, the fastest by point estimate is
+    delivered as unproven. None when no trial meets the limits by point estimate.
+    """
+    candidates = [t for t in trials if t.feasible and t.model is not None]
+    if not candidates:
+        return None, ()
+    # The untouched model drops by nothing and needs no proof: it wins when nothing is faster.
+    untouched = [t for t in candidates if not t.plan.settings]
+    best_ms = min(map(_latency, untouched), default=float("inf"))
+    faster = [t for t in candidates if t.plan.settings and _latency(t) < best_ms]
+    candidates = faster or untouched
+    finalists = [proof.Finalist(t, _latency(t), _validation_bound(t, limits)) for t in candidates]
+
+    def bound(trial: Trial) -> DropBound:
+        assert trial.model is not None
+        return test.bound(folder / trial.model)
+
+    shown = proof.prove(finalists, bound, limits.max_drop)
+    tested = [*shown.proved, *([shown.failed] if shown.failed else [])]
+    made = {
+        each.finalist.payload.number: _finalist(
+            each.finalist.payload, each.test, limits, folder, test
+        )
+        for each in tested
+    }
+    if shown.winner is not None:
+        winner = made[shown.winner.finalist.payload.number]
+    else:
+        # Tested out of turn, after a failure, so that its bound proves nothing.
+        fastest = min(candidates, key=_latency)
+        if fastest.number not in made:
+            late = _finalist(fastest, bound(fastest), limits, folder, test)
+            made[fastest.number] = replace(late, proven=False)
+        winner = made[fastest.number]
+    return winner, tuple(made.values())
+
+
+def _finalist(
+    trial: Trial, bound: DropBound, limits: Limits, folder: Path, test: TestSplit
+) -> Finalist:
+    assert trial.model is not None
+    proven = bound.shows(limits.max_drop)
+    needed = None if proven else images_needed(bound, limits.max_drop)
+    return Finalist(trial, test.quality(folder / trial.model), bound, proven, needed)
+
+
+def _validation_bound(trial: Trial, limits: Limits) -> DropBound:
+    """The drop on the validation split, for the order of the proof; the untouched model first.
+
+    Of several trainings the best is delivered, and looks better than it is: its bound is moved by
+    what it is better than their mean. Else it would come before safer plans that are slower, and
+    its failure would leave them untested.
+    """
+    assert trial.evaluation is not None
+    if not trial.plan.settings:
+        return DropBound(0.0, 0.0, limits.confidence, 1, 0, 0, "exact")
+    drop, bound = trial.evaluation["drop"], trial.evaluation.value("drop_bound")
+    if trial.drops:
+        bound += max(fmean(trial.drops) - drop.value, 0.0)
+    counts = drop.detail or {}
+    return DropBound(
+        drop.value,
+        bound,
+        limits.confidence,
+        counts["images"],
+        counts["lost"],
+        counts["gained"],
+        counts["method"],
+    )
+
+
+def near_misses(trials: Sequence[Trial], limits: Limits) -> tuple[Trial, ...]:
+    """Up to five trained, infeasible trials that would win, nearest to the limits first."""
+    feasible = [t for t in trials if t.feasible]
+    best_ms = min(map(_latency, feasible), default=float("inf"))
+    misses = [
+        t
+        for t in trials
+        if t.state == "complete" and not t.feasible and (not feasible or _latency(t) < best_ms)
+    ]
+    return tuple(sorted(misses, key=lambda t: worst(t, limits))[:5])
+
+
+def _value(trial: Trial, name: str) -> float:
+    assert trial.evaluation is not None
+    return trial.evaluation.value(name)
+
+
+def _latency(trial: Trial) -> float:
+    return _value(trial, "latency_ms")

@@ -1,0 +1,1 @@
+"""What to try next: the study, its storage and samplers, and the model that proposes plans."""

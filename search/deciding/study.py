@@ -1,0 +1,322 @@
+"""The study: who is asked for the next plan, and where every result is kept.
+
+Optuna's sampler works on a study in memory; each finished trial is copied to the persistent
+storage before its result counts as known. Nothing in the storage is ever unfinished, so there
+is nothing to repair after a crash, and a sampler's questions never wait for a disk.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from evaluators import Evaluation
+from search.deciding.finals import best_training
+from search.deciding.rungs import Seen
+from search.deciding.samplers import make_memory, make_sampler
+from search.deciding.storage import StoredStudy
+from search.errors import StudyError
+from search.trial import Trial
+from spaces import CompressionPlan
+from spaces.dimension import Dimension, ParamValue, Real
+from spaces.space import SearchSpace
+
+log = logging.getLogger(__name__)
+
+STUDY_VERSION = 5
+WORST_ACCURACY = 0.0
+VIOLATION = "violation"  # all that is exceeded, added up; else the least that is left
+_NOT_KEPT = ("fixed_params", "tpe:")  # of Optuna's own: parameters of trials under way
+# One ask in so many is the sampler's, the others are the model's; first it gets to see some.
+SAMPLER_EVERY, SAMPLER_FROM = 4, 10
+# A question to the model takes some 60 ms. By then it has said what it has to say.
+MODEL_UNTIL = 400  # trials
+MODELED_AT_ONCE = 8  # of its plans; more at a time would only crowd around the same aims
+
+
+# From the finished trials, and the plans under way with their origins, to a plan and its origin.
+Model = Callable[
+    [Sequence[Trial], Sequence[tuple[CompressionPlan, str]]], tuple[CompressionPlan, str] | None
+]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A proposal that waits for its result."""
+
+    plan: CompressionPlan
+    origin: str
+    handle: optuna.Trial
+
+
+class Study:
+    """Ask and tell over plans; a plan that is known is never asked for twice."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        storage: optuna.storages.BaseStorage,
+        name: str,
+        *,
+        metric: str,
+        sampler: str,
+        seed: int,
+        model: Model | None = None,
+        owner: str | None = None,
+        note: Callable[[str], None] = log.warning,
+    ) -> None:
+        """``model`` proposes plans from the trials so far, beside the sampler's.
+
+        ``owner`` identifies the folder with the study's files, ``note`` takes sentences for the
+        person.
+
+        Raises:
+            StudyError: the storage has a study of that name that is another one.
+        """
+        self._space = space
+        self._metric = metric
+        self._sampler = sampler
+        self._seed = seed
+        self._model = model
+        self._distributions = {d.name: _distribution(d) for d in space.dimensions}
+        self._proposals: list[tuple[CompressionPlan, str]] = []
+        self._asks = 0
+        self._memory = optuna.create_study(
+            storage=make_memory(sampler), directions=["maximize", "minimize"]
+        )
+        self._stored = StoredStudy(storage, name, owner, note)
+        self.trials: list[Trial] = []
+        self.trainings: dict[int, list[Trial]] = {}  # by trial, but for each one's first
+        self.elapsed_s = 0.0  # time used when the last trial was told
+        self._known: dict[str, Trial] = {}
+        self._running: dict[str, Ask] = {}
+        self._restore()
+
+    def propose(self, plans: Sequence[tuple[CompressionPlan, str]]) -> None:
+        """Plans, with their origin, to be asked for before the sampler's own."""
+        queued = {plan.plan_id for plan, _ in self._proposals}
+        for plan, origin in plans:
+            if plan.plan_id not in queued and plan.plan_id not in self._known:
+                self._proposals.append((plan, origin))
+                queued.add(plan.plan_id)
+
+    def ask(self) -> Ask:
+        """The next plan: what was proposed first, else the model's or the sampler's.
+
+        The sampler's may be ``known`` or run already (``is_running``): then ``repeat`` or
+        ``drop`` it.
+        """
+        ask = self._ask()
+        if ask.plan.plan_id not in self._known:
+            self._running.setdefault(ask.plan.plan_id, ask)
+        return ask
+
+    def _ask(self) -> Ask:
+        self._memory.sampler = make_sampler(self._sampler, self._ask_seed())
+        self._asks += 1
+        if self._proposals:
+            plan, origin = self._proposals.pop(0)
+            self._memory.enqueue_trial(self._space.encode(plan))
+            return Ask(plan, origin, self._memory.ask(self._distributions))
+        modeled = None
+        running = [(ask.plan, ask.origin) for ask in self._running.values()]
+        if self._model is not None and self._is_models_turn(running):
+            modeled = self._model(self.trials, running)
+        if modeled is not None:
+            plan, origin = modeled
+            self._memory.enqueue_trial(self._space.encode(plan))
+            return Ask(plan, origin, self._memory.ask(self._distributions))
+        handle = self._memory.ask(self._distributions)
+        params: Mapping[str, ParamValue] = handle.params
+        return Ask(self._space.decode(params), f"sampler:{self._sampler}", handle)
+
+    def _is_models_turn(self, running: Sequence[tuple[CompressionPlan, str]]) -> bool:
+        if len(self.trials) >= MODEL_UNTIL:
+            return False
+        if sum(origin in ("warm", "model") for _, origin in running) >= MODELED_AT_ONCE:
+            return False
+        return self._asks < SAMPLER_FROM or self._asks % SAMPLER_EVERY != 0
+
+    def known(self, ask: Ask) -> Trial | None:
+        """The finished trial of the same plan, if there is one."""
+        return self._known.get(ask.plan.plan_id)
+
+    def is_running(self, ask: Ask) -> bool:
+        """Whether another question of the same plan waits for its result."""
+        return self._running.get(ask.plan.plan_id, ask) is not ask
+
+    def drop(self, ask: Ask) -> None:
+        """Takes a question back; the sampler learns nothing from it."""
+        self._memory.tell(ask.handle, state=TrialState.FAIL)
+
+    def repeat(self, ask: Ask, trial: Trial) -> None:
+        """Tells the sampler what a known plan is worth.
+
+        The question is stored: a resumed study's sampler has to have seen the same.
+        """
+        frozen = self._tell_sampler(ask, trial)
+        self._store(frozen, {"repeats": trial.number, "elapsed_s": self.elapsed_s})
+
+    def tell(self, ask: Ask, trial: Trial, elapsed_s: float) -> None:
+        """Keeps a finished trial and the time used so far; on return it is in the storage."""
+        frozen = self._tell_sampler(ask, trial)
+        self._store(frozen, {"trial": trial_to_json(trial), "elapsed_s": elapsed_s})
+        self._running.pop(trial.plan.plan_id, None)
+        self.elapsed_s = elapsed_s
+        self._remember(trial)
+
+    def keep_training(self, trial: Trial, elapsed_s: float) -> None:
+        """Keeps another training of a finished trial; on return it is in the storage.
+
+        Samplers and the model go on seeing the first trainings alone, so that a search that is
+        resumed with more trials tries what it would have tried had it had them at once.
+        """
+        assert trial.evaluation is not None
+        frozen = optuna.trial.create_trial(
+            values=[trial.evaluation.value(self._metric), trial.evaluation.value("latency_ms")],
+            user_attrs={
+                "training": trial_to_json(trial),
+                "elapsed_s": elapsed_s,
+                "key": uuid.uuid4().hex,
+            },
+        )
+        self._stored.add(frozen)
+        self.elapsed_s = elapsed_s
+        self.trainings.setdefault(trial.number, []).append(trial)
+
+    @property
+    def finished(self) -> tuple[Trial, ...]:
+        """All trials, each with the best of its trainings."""
+        found = (best_training([t, *self.trainings.get(t.number, ())]) for t in self.trials)
+        return tuple(found)
+
+    def _store(self, frozen: FrozenTrial, attributes: Mapping[str, Any]) -> None:
+        # Of Optuna's parameters and attributes each takes two or three statements: few are kept.
+        asked = {"asks": self._asks, "params": frozen.params}
+        kept = {**attributes, "asked": asked, "key": uuid.uuid4().hex}
+        stored = copy.copy(frozen)
+        stored.params, stored.distributions = {}, {}
+        own = frozen.system_attrs.items()
+        stored.system_attrs = {k: v for k, v in own if not k.startswith(_NOT_KEPT)}
+        stored.user_attrs = {**frozen.user_attrs, **kept}
+        self._stored.add(stored)
+
+    def _as_told(self, stored: FrozenTrial) -> FrozenTrial:
+        """A stored trial as the sampler has seen it."""
+        told = copy.copy(stored)
+        told.params = stored.user_attrs["asked"]["params"]
+        told.distributions = self._distributions
+        told.user_attrs = {}
+        return told
+
+    def _tell_sampler(self, ask: Ask, trial: Trial) -> FrozenTrial:
+        """A rejected plan is told with the worst accuracy and its violation, so that the
+        sampler learns; told as failed, no sampler does.
+        """
+        if trial.state == "failed":
+            return self._memory.tell(ask.handle, state=TrialState.FAIL)
+        assert trial.evaluation is not None
+        if trial.violations:
+            # In one: a rejected plan has fewer than others, and GP needs as many of each.
+            broken = sum(max(excess, 0.0) for excess in trial.violations.values())
+            ask.handle.set_constraint(VIOLATION, broken or max(trial.violations.values()))
+        accuracy = WORST_ACCURACY
+        if trial.state == "complete":
+            accuracy = trial.evaluation.value(self._metric)
+        return self._memory.tell(ask.handle, [accuracy, trial.evaluation.value("latency_ms")])
+
+    def _remember(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self._known[trial.plan.plan_id] = trial
+
+    def _restore(self) -> None:
+        frozen = self._without_trainings(self._stored.trials)
+        for each in frozen:
+            if "trial" in each.user_attrs:
+                self._remember(trial_from_json(each.user_attrs["trial"]))
+            self._asks = max(self._asks, each.user_attrs["asked"]["asks"])
+            self.elapsed_s = max(self.elapsed_s, each.user_attrs["elapsed_s"])
+            self._memory.add_trial(self._as_told(each))
+
+    def _without_trainings(self, frozen: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Remembers the trainings of finalists; what is left was asked for."""
+        asked = []
+        for each in frozen:
+            if "training" not in each.user_attrs:
+                asked.append(each)
+                continue
+            again = trial_from_json(each.user_attrs["training"])
+            self.trainings.setdefault(again.number, []).append(again)
+            self.elapsed_s = max(self.elapsed_s, each.user_attrs["elapsed_s"])
+        return asked
+
+    def _ask_seed(self) -> int:
+        """Every ask has its own seed, so that a resumed study goes on as an uninterrupted one."""
+        text = f"{self._seed}:{self._asks}"
+        return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+
+
+def trial_to_json(trial: Trial) -> dict[str, Any]:
+    """A versioned JSON object; ``trial_from_json`` gives an equal trial back."""
+    return {
+        "version": STUDY_VERSION,
+        "number": trial.number,
+        "plan": trial.plan.to_json(),
+        "state": trial.state,
+        "origin": trial.origin,
+        "evaluation": trial.evaluation.to_json() if trial.evaluation else None,
+        "violations": dict(trial.violations),
+        "reason": trial.reason,
+        "stages": dict(trial.stages),
+        "model": str(trial.model) if trial.model else None,
+        "rung": trial.rung,
+        "seen": {rung: asdict(seen) for rung, seen in trial.seen.items()},
+        "training": trial.training,
+    }
+
+
+def trial_from_json(data: Mapping[str, Any]) -> Trial:
+    """The trial that ``trial_to_json`` wrote.
+
+    Raises:
+        StudyError: it was written by another release.
+    """
+    if data.get("version") != STUDY_VERSION:
+        raise StudyError(
+            f"a study's trials must be of version {STUDY_VERSION}, but this one has "
+            f"{data.get('version')!r}; start a new one with --study"
+        )
+    return Trial(
+        number=data["number"],
+        plan=CompressionPlan.from_json(data["plan"]),
+        state=data["state"],
+        origin=data["origin"],
+        evaluation=Evaluation.from_json(data["evaluation"]) if data["evaluation"] else None,
+        violations=data["violations"],
+        reason=data["reason"],
+        stages=data["stages"],
+        model=Path(data["model"]) if data["model"] else None,
+        rung=data["rung"],
+        seen={rung: Seen(**seen) for rung, seen in data["seen"].items()},
+        training=data["training"],
+    )
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if isinstance(dimension, Real):
+        return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+    return CategoricalDistribution(dimension.options)

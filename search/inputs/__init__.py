@@ -1,0 +1,1 @@
+"""What a person brings, read and checked at the border: models, weights, images."""

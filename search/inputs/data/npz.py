@@ -1,0 +1,57 @@
+"""Arrays in a file of ``numpy.savez``; see ``arrays.py`` for their names and shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from search.errors import InputError
+from search.inputs.data.arrays import find_names, from_arrays
+from search.inputs.data.raw import RawData
+from search.inputs.first_bytes import first_bytes, told
+from search.inputs.own_code import one_line
+
+PREFIX = "npz"
+USAGE = "npz:PATH"
+ZIP, NPY = b"PK", b"\x93NUMPY"  # how files of numpy.savez and of numpy.save begin
+
+
+def suggests(spec: str) -> bool:
+    """Whether that looks like a .npz file."""
+    return spec.endswith(".npz")
+
+
+def check(argument: str) -> None:
+    """Raises InputError when there is no such file, or it is of another kind."""
+    start = first_bytes(Path(argument), "npz: must name a file")
+    if start.startswith(ZIP):
+        return
+    found = "holds one array without a name" if start.startswith(NPY) else told(start)
+    raise InputError(
+        f"npz: must name a file of numpy.savez, but {argument!r} {found}; save it again: "
+        f"numpy.savez(FILE, images=..., labels=...)"
+    )
+
+
+def load(argument: str) -> RawData:
+    """The images of a .npz file; objects that need unpickling are never read.
+
+    Raises:
+        InputError: the file is missing or damaged, or an array breaks a rule.
+    """
+    check(argument)
+    path = Path(argument)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [name for pair in find_names(file.files).values() for name in pair if name]
+            kept = [name for name in file.files if name in names or name == "classes"]
+            arrays = {name: file[name] for name in kept or file.files}
+    except Exception as error:  # damaged bytes make the reader raise anything
+        pickled = "allow_pickle" in str(error)
+        reason = "it holds pickled objects, which are never run" if pickled else one_line(error)
+        raise InputError(
+            f"npz: must name a file of numpy.savez with plain arrays, but {argument!r} can't be "
+            f"read: {reason[:160]}; save it again as arrays of numbers"
+        ) from error
+    return from_arrays(path.stem, arrays, repr(argument))

@@ -1,0 +1,1 @@
+"""Where results go: an MLflow store, or nowhere."""

@@ -1,0 +1,1 @@
+"""Who runs trials, when they stop, and what is kept of them."""

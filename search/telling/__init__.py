@@ -1,0 +1,1 @@
+"""How a search is told: progress, dry run, terminal, report."""

@@ -1,0 +1,186 @@
+"""``--dry-run``: what would be searched, and about how long it would take."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from search.app import Request, check_opt_in, training_epochs
+from search.deciding.baselines import simple_plans
+from search.task import DataSet
+from search.telling import words
+from search.training.augment import VIEWS
+from search.training.train import Hardware, TrainSettings, Views, train
+from spaces.space import SearchSpace
+from spaces.technique import LossInputs
+from spaces.techniques.distillation import DEFAULT, distillation_loss
+from spaces.tracing.network import Network, trace
+
+_SAMPLE_BATCHES = 4
+_PRUNED_SHARE = 0.12  # of the untouched model's time: what a pruned trial takes on the average
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What would be searched; times are estimates."""
+
+    request: Request
+    network: Network
+    dimensions: int
+    baselines: tuple[str, ...]
+    latency_ms: float
+    epochs: float
+    untouched_s: float
+
+    @property
+    def trial_s(self) -> float:
+        """Seconds of a pruned trial."""
+        return self.untouched_s * _PRUNED_SHARE
+
+    @property
+    def all_s(self) -> float | None:
+        """Seconds of all trials, the baseline's training included; None without their number."""
+        trials = self.request.trials
+        return (
+            None if trials is None else self.untouched_s * (2 + VIEWS / 20) + trials * self.trial_s
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """One object for the next program."""
+        request, network, data = self.request, self.network, self.request.task.data
+        return {
+            "target": request.profile.name,
+            "model": {
+                "name": request.task.model_spec,
+                "layers": len(network.layers),
+                "parameters": network.table.parameters,
+                "macs": network.table.macs,
+                "latency_ms": self.latency_ms,
+                "latency_source": "estimated",
+            },
+            "data": {
+                "name": data.name,
+                "train": len(data.train),
+                "calibration": len(data.calibration),
+                "validation": len(data.validation),
+                "test": len(data.test),
+                "classes": list(data.classes),
+                "channels": data.preprocess.channels,
+                "size": list(data.preprocess.size),
+            },
+            "dimensions": self.dimensions,
+            "groups": {group.name: group.channels for group in network.groups},
+            "not_pruned": dict(network.fixed),
+            "widths_bits": list(request.profile.bits),
+            "blocks": len(network.blocks),
+            "techniques": list(request.opt_in),
+            "baselines": list(self.baselines),
+            "epochs": self.epochs,
+            "untouched_seconds": self.untouched_s,
+            "trial_seconds": self.trial_s,
+            "seconds": self.all_s,
+            "trials": request.trials,
+            "budget_seconds": request.budget_s,
+        }
+
+    def told(self) -> str:
+        """The same for a person."""
+        request, network, data = self.request, self.network, self.request.task.data
+        size, table = data.preprocess.size, network.table
+        lines = [
+            f"target    {request.profile.title} ({request.profile.name}), widths "
+            f"{_bits(request.profile.bits)}",
+            f"model     {request.task.model_spec}: {len(network.layers)} layers, "
+            f"{table.parameters / 1e6:.2f} M weights, {table.macs / 1e6:.1f} M MACs, "
+            f"about {self.latency_ms:.3g} ms untouched (analytic estimate)",
+            f"data      {data.name}: {_splits(data)}; {len(data.classes)} classes, "
+            f"{data.preprocess.channels}x{size[0]}x{size[1]}",
+            f"searched  {self.dimensions} dimensions:",
+            *_groups(network),
+            f"          {words.counted(len(network.layers), 'layer')} with a width each",
+            f"          {words.counted(len(network.blocks), 'residual block')} that may be left "
+            "out",
+            *([f"          {_inputs(network)}"] if "resolution" in request.opt_in else []),
+            f"baselines {', '.join(self.baselines)}",
+            f"training  {self.epochs:g} epochs; untouched about {self.untouched_s:.0f} s, a "
+            f"pruned trial about {self.trial_s:.0f} s",
+            f"in all    {self._total()}",
+        ]
+        return "\n".join(lines)
+
+    def _total(self) -> str:
+        budget_s = self.request.budget_s
+        if self.all_s is None:
+            return f"the budget, {budget_s:g} s"
+        told = f"about {self.all_s:.0f} s for {self.request.trials} trials"
+        return told if budget_s is None else f"{told}, at most the budget of {budget_s:g} s"
+
+
+def outline(request: Request) -> Outline:
+    """Groups, layers, sizes and estimated seconds; trains only a few batches."""
+    task, profile = request.task, request.profile
+    model = task.build()
+    preprocess = task.data.preprocess
+    network = trace(model, (preprocess.channels, *preprocess.size))
+    space = SearchSpace.of(network, profile, request.opt_in)
+    check_opt_in(space, request.opt_in)
+    epochs = training_epochs(len(task.data.train))
+    return Outline(
+        request=request,
+        network=network,
+        dimensions=len(space.dimensions),
+        baselines=tuple(o.removeprefix("baseline:") for _, o in simple_plans(space)),
+        latency_ms=network.table.latency_ms(profile),
+        epochs=epochs,
+        untouched_s=epochs * _epoch_seconds(request, model),
+    )
+
+
+def _inputs(network: Network) -> str:
+    return f"smaller inputs: {', '.join(f'{h}x{w}' for h, w in network.sizes)}"
+
+
+def _groups(network: Network) -> list[str]:
+    lines = [f"          {len(network.groups)} groups of channels to prune:"]
+    lines += [f"            {g.name}: {g.channels} channels" for g in network.groups]
+    for name, why in network.fixed.items():
+        lines.append(f"            ({f'{name}: ' if name else ''}not pruned, {why})")
+    return lines
+
+
+def _splits(data: DataSet) -> str:
+    return (
+        f"{len(data.train)} train ({len(data.calibration)} of them for calibration), "
+        f"{len(data.validation)} validation, {len(data.test)} test images"
+    )
+
+
+def _bits(bits: tuple[int, ...]) -> str:
+    return " and ".join(f"{b}-bit" for b in bits)
+
+
+def _epoch_seconds(request: Request, model: torch.nn.Module) -> float:
+    """Seconds of one epoch of the untouched model, from a few batches."""
+    task, settings = request.task, TrainSettings(1.0)
+    count = min(len(task.data.train), settings.batch_size * _SAMPLE_BATCHES)
+    images = torch.from_numpy(task.data.train.images[:count])
+    labels = torch.from_numpy(task.data.train.labels[:count])
+    logits = torch.zeros(1, count, len(task.data.classes))
+
+    def loss(batch: LossInputs) -> torch.Tensor:
+        return distillation_loss(batch, **DEFAULT)
+
+    begun = time.perf_counter()
+    train(
+        model,
+        Views(images[None], logits, labels),
+        task.data.preprocess,
+        loss,
+        settings,
+        Hardware.detect(),
+        lambda _: None,
+    )
+    return (time.perf_counter() - begun) / count * len(task.data.train)

@@ -1,0 +1,1 @@
+"""One trial's work: build, train, export, evaluate; and the teacher it learns from."""

@@ -1,0 +1,1 @@
+"""From a trained model to the exported file: ONNX, quantization and its preparation."""

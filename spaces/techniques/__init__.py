@@ -1,0 +1,1 @@
+"""What may be varied: one technique, one file, found by listing this package."""

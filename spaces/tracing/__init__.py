@@ -1,0 +1,1 @@
+"""One look at a model: its layers, groups, blocks and the table of its operators."""
