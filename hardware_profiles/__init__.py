@@ -6,11 +6,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hardware_profiles.lookup import load_profile
     from hardware_profiles.ops import OPS, OpShape
     from hardware_profiles.profile import (
         HardwareProfile,
         ProfileError,
-        load_profile,
         read_profile,
         shipped_profiles,
     )
@@ -24,7 +24,7 @@ _FROM = {
     "HardwareProfile": "hardware_profiles.profile",
     "OpShape": "hardware_profiles.ops",
     "ProfileError": "hardware_profiles.profile",
-    "load_profile": "hardware_profiles.profile",
+    "load_profile": "hardware_profiles.lookup",
     "read_profile": "hardware_profiles.profile",
     "shipped_profiles": "hardware_profiles.profile",
 }

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,48 @@ def test_nobody_imports_upward(package: str) -> None:
         if name in above
     ]
     assert not wrong
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the product by its dotted name; a package by that of its folder."""
+    named = {}
+    for package in FLOORS:
+        for path in sources(package):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return named
+
+
+def imported_modules(path: Path, known: dict[str, Path]) -> set[str]:
+    """Modules that a module imports when it runs, also inside functions."""
+
+    def walk(node: ast.AST) -> Iterator[str]:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in node.names:
+                full = f"{node.module}.{name.name}"
+                yield full if full in known else node.module
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child)
+
+    return {name for name in walk(ast.parse(path.read_text())) if name in known}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    known = modules()
+    graph = {name: imported_modules(path, known) for name, path in known.items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_search_is_rooms_not_doors() -> None:
+    """A folder answers one question; what puts the rooms together is little."""
+    assert len([path for path in (ROOT / "search").glob("*.py") if path.stem[:2] != "__"]) <= 16
 
 
 def test_hardware_profiles_need_no_torch() -> None:

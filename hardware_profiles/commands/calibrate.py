@@ -28,7 +28,8 @@ from hardware_profiles.fitting.calibration import (
 )
 from hardware_profiles.fitting.probes import Probe, make_probes
 from hardware_profiles.fitting.refine import Refined
-from hardware_profiles.profile import HardwareProfile, ProfileError, load_profile
+from hardware_profiles.lookup import load_profile
+from hardware_profiles.profile import HardwareProfile, ProfileError
 from hardware_profiles.writing import render_profile
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hardware_profiles.counts import latency_ms
 from hardware_profiles.fitting.tables import read_counts
-from hardware_profiles.profile import ProfileError, load_profile
+from hardware_profiles.lookup import load_profile
+from hardware_profiles.profile import ProfileError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

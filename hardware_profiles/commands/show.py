@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from hardware_profiles.profile import CountModel, HardwareProfile, load_profile
+from hardware_profiles.lookup import load_profile
+from hardware_profiles.profile import CountModel, HardwareProfile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
