@@ -31,8 +31,8 @@ from record import open_bench, uniform_plans
 
 from evaluators.latency.host import FINAL_BUDGET_S, close_host_agent, measure
 from search.deciding.finals import FINAL_SHARE, TRAININGS, best_training
+from search.deciding.kept import trial_from_json
 from search.deciding.rungs import FULL_SHARE
-from search.deciding.study import trial_from_json
 from search.training.job import Job, Workbench, build, export, run_job
 from search.trial import Trial
 from spaces import CompressionPlan

@@ -11,12 +11,12 @@ from pathlib import Path
 import fake_jobs
 import optuna
 from fakes import macs_of, space_of
-from optuna.trial import TrialState
 
 from search.deciding.baselines import simple_plans
+from search.deciding.kept import trial_to_json
 from search.deciding.rungs import RUNGS
 from search.deciding.storage import open_storage
-from search.deciding.study import Study, trial_to_json
+from search.deciding.study import Study
 from search.publishing.tracker import NullTracker
 from search.running.backends import Backend, InlineBackend
 from search.running.backends.messages import job_to_json, outcome_from_json
@@ -115,7 +115,7 @@ def kept_in(folder: Path, storage: str | None = None) -> list[Trial]:
     raw = optuna.load_study(
         study_name=folder.name, storage=open_storage(storage, folder / "study.db")
     )
-    assert {t.state for t in raw.get_trials()} <= {TrialState.COMPLETE, TrialState.FAIL}
+    assert all(trial.state.is_finished() for trial in raw.get_trials())
     return study_in(folder, storage).trials
 
 

@@ -7,13 +7,16 @@ says so, and loses nothing; a trial whose fate is unknown is looked for before i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
+from search.deciding.bulk import BulkInsert
+from search.deciding.kept import STUDY_VERSION, check_version
 from search.errors import StorageError, StudyError
 from search.masking import masked
 from search.optional import import_optional
@@ -23,7 +26,7 @@ PATIENCE_S = 30 * 60.0
 LONGEST_PAUSE_S = 15.0
 # A dead connection is noticed within this time.
 _POSTGRES = {"connect_timeout": 10, "tcp_user_timeout": 20_000}
-_OWNER = "folder"
+_OWNER, _VERSION = "folder", "version"  # attributes of the study
 
 
 def sqlite_storage(path: Path) -> optuna.storages.RDBStorage:
@@ -78,8 +81,12 @@ def elapsed_s(storage: optuna.storages.BaseStorage, name: str) -> float:
         study = storage.get_study_id_from_name(name)
     except KeyError:
         return 0.0
-    trials = storage.get_all_trials(study, deepcopy=False)
-    return max((float(trial.user_attrs["elapsed_s"]) for trial in trials), default=0.0)
+    count = storage.get_n_trials(study)
+    if count == 0:
+        return 0.0
+    # The last one has the largest; to read all of a large study takes seconds.
+    last = storage.get_trial_id_from_study_id_trial_number(study, count - 1)
+    return float(storage.get_trial(last).user_attrs["elapsed_s"])
 
 
 class StoredStudy:
@@ -92,11 +99,14 @@ class StoredStudy:
         owner: str | None,
         note: Callable[[str], None],
         pause: Callable[[float], None] = time.sleep,
+        metrics: Sequence[str] = ("accuracy", "latency_ms"),
     ) -> None:
-        """``owner`` identifies the folder that has the study's files.
+        """``owner`` identifies the folder that has the study's files; ``metrics`` are the values'
+        names, the first to be maximized, the second to be minimized.
 
         Raises:
-            StudyError: the storage has a study of that name, of another folder.
+            StudyError: the storage has a study of that name, of another folder or of another
+                release.
         """
         self._note = note
         self._pause = pause
@@ -106,9 +116,19 @@ class StoredStudy:
             directions=["maximize", "minimize"],
             load_if_exists=True,
         )
-        if owner is not None and not self._study.get_trials(deepcopy=False):
-            self._study.set_user_attr(_OWNER, owner)
-        found = self._study.user_attrs.get(_OWNER)
+        known = self._study.user_attrs
+        if not self.trials:
+            self._study.set_user_attr(_VERSION, STUDY_VERSION)
+            if owner is not None:
+                self._study.set_user_attr(_OWNER, owner)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_metric_names(list(metrics))
+            known = self._study.user_attrs
+        check_version(known.get(_VERSION))
+        self._bulk = BulkInsert.into(storage)
+        self._id = storage.get_study_id_from_name(name)
+        found = known.get(_OWNER)
         if found != owner:
             raise StudyError(
                 f"a study's name must be its own in the storage, but {name!r} is there already "
@@ -131,7 +151,7 @@ class StoredStudy:
         while True:
             try:
                 if not cause or not self._has(frozen.user_attrs["key"]):
-                    self._study.add_trial(frozen)
+                    self._add(frozen)
             except optuna.exceptions.StorageInternalError as error:
                 if not cause:
                     self._note(
@@ -150,6 +170,12 @@ class StoredStudy:
                 )
             self._pause(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _add(self, frozen: FrozenTrial) -> None:
+        if self._bulk is not None:
+            self._bulk.add(self._id, frozen)
+        else:
+            self._study.add_trial(frozen)
 
     def _has(self, key: str) -> bool:
         """Whether a trial arrived though its acknowledgment did not."""

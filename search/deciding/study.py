@@ -2,18 +2,18 @@
 
 Optuna's sampler works on a study in memory; each finished trial is copied to the persistent
 storage before its result counts as known. Nothing in the storage is ever unfinished, so there
-is nothing to repair after a crash, and a sampler's questions never wait for a disk.
+is nothing to repair after a crash, and a sampler's questions never wait for a disk. What is
+stored is a study that Optuna's own tools read (``search/deciding/kept.py`` has the attributes).
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import optuna
@@ -22,14 +22,12 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
 )
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from evaluators import Evaluation
 from search.deciding.finals import best_training
-from search.deciding.rungs import Seen
+from search.deciding.kept import REPEATS, TRAINING, TRIAL, trial_from_json, trial_to_json
 from search.deciding.samplers import make_memory, make_sampler
 from search.deciding.storage import StoredStudy
-from search.errors import StudyError
 from search.trial import Trial
 from spaces import CompressionPlan
 from spaces.dimension import Dimension, ParamValue, Real
@@ -37,10 +35,10 @@ from spaces.space import SearchSpace
 
 log = logging.getLogger(__name__)
 
-STUDY_VERSION = 5
 WORST_ACCURACY = 0.0
-VIOLATION = "violation"  # all that is exceeded, added up; else the least that is left
-_NOT_KEPT = ("fixed_params", "tpe:")  # of Optuna's own: parameters of trials under way
+VIOLATION = "violation"  # the one constraint that samplers see
+CONSTRAINTS = "constraints"  # Optuna's prefix of what it keeps of them, and its old list of them
+_NOT_KEPT = ("fixed_params", "tpe:", CONSTRAINTS)  # parameters of trials under way; see _violated
 # One ask in so many is the sampler's, the others are the model's; first it gets to see some.
 SAMPLER_EVERY, SAMPLER_FROM = 4, 10
 # A question to the model takes some 60 ms. By then it has said what it has to say.
@@ -98,8 +96,9 @@ class Study:
         self._memory = optuna.create_study(
             storage=make_memory(sampler), directions=["maximize", "minimize"]
         )
-        self._stored = StoredStudy(storage, name, owner, note)
+        self._stored = StoredStudy(storage, name, owner, note, metrics=(metric, "latency_ms"))
         self.trials: list[Trial] = []
+        self._params: dict[int, dict[str, ParamValue]] = {}  # by trial
         self.trainings: dict[int, list[Trial]] = {}  # by trial, but for each one's first
         self.elapsed_s = 0.0  # time used when the last trial was told
         self._known: dict[str, Trial] = {}
@@ -169,15 +168,17 @@ class Study:
         The question is stored: a resumed study's sampler has to have seen the same.
         """
         frozen = self._tell_sampler(ask, trial)
-        self._store(frozen, {"repeats": trial.number, "elapsed_s": self.elapsed_s})
+        attributes = {REPEATS: trial.number, "asks": self._asks}
+        self._store(frozen, trial, attributes, self.elapsed_s, state=TrialState.PRUNED)
 
     def tell(self, ask: Ask, trial: Trial, elapsed_s: float) -> None:
         """Keeps a finished trial and the time used so far; on return it is in the storage."""
         frozen = self._tell_sampler(ask, trial)
-        self._store(frozen, {"trial": trial_to_json(trial), "elapsed_s": elapsed_s})
+        attributes = {TRIAL: trial_to_json(trial), "asks": self._asks}
+        self._store(frozen, trial, attributes, elapsed_s)
         self._running.pop(trial.plan.plan_id, None)
         self.elapsed_s = elapsed_s
-        self._remember(trial)
+        self._remember(trial, frozen.params)
 
     def keep_training(self, trial: Trial, elapsed_s: float) -> None:
         """Keeps another training of a finished trial; on return it is in the storage.
@@ -185,16 +186,14 @@ class Study:
         Samplers and the model go on seeing the first trainings alone, so that a search that is
         resumed with more trials tries what it would have tried had it had them at once.
         """
-        assert trial.evaluation is not None
-        frozen = optuna.trial.create_trial(
-            values=[trial.evaluation.value(self._metric), trial.evaluation.value("latency_ms")],
-            user_attrs={
-                "training": trial_to_json(trial),
-                "elapsed_s": elapsed_s,
-                "key": uuid.uuid4().hex,
-            },
+        frozen = create_trial(
+            values=self._values(trial),
+            params=self._params[trial.number],
+            distributions=self._distributions,
         )
-        self._stored.add(frozen)
+        assert frozen.datetime_complete is not None
+        frozen.datetime_start = frozen.datetime_complete - timedelta(seconds=trial.seconds)
+        self._store(frozen, trial, {TRAINING: trial_to_json(trial)}, elapsed_s)
         self.elapsed_s = elapsed_s
         self.trainings.setdefault(trial.number, []).append(trial)
 
@@ -204,23 +203,47 @@ class Study:
         found = (best_training([t, *self.trainings.get(t.number, ())]) for t in self.trials)
         return tuple(found)
 
-    def _store(self, frozen: FrozenTrial, attributes: Mapping[str, Any]) -> None:
-        # Of Optuna's parameters and attributes each takes two or three statements: few are kept.
-        asked = {"asks": self._asks, "params": frozen.params}
-        kept = {**attributes, "asked": asked, "key": uuid.uuid4().hex}
-        stored = copy.copy(frozen)
-        stored.params, stored.distributions = {}, {}
-        own = frozen.system_attrs.items()
-        stored.system_attrs = {k: v for k, v in own if not k.startswith(_NOT_KEPT)}
-        stored.user_attrs = {**frozen.user_attrs, **kept}
+    def _store(
+        self,
+        frozen: FrozenTrial,
+        trial: Trial,
+        attributes: Mapping[str, Any],
+        elapsed_s: float,
+        state: TrialState | None = None,
+    ) -> None:
+        """Keeps what the sampler was told; in another ``state`` it has no values."""
+        own = {k: v for k, v in frozen.system_attrs.items() if not k.startswith(_NOT_KEPT)}
+        readable = {"plan_id": trial.plan.plan_id, "origin": trial.origin, "state": trial.state}
+        stored = create_trial(
+            state=state or frozen.state,
+            values=None if state else frozen.values,
+            params=frozen.params,
+            distributions=frozen.distributions,
+            system_attrs={**own, **_violated(trial)},
+            user_attrs={
+                **readable,
+                **attributes,
+                "elapsed_s": elapsed_s,
+                "key": uuid.uuid4().hex,
+            },
+        )
+        stored.datetime_start = frozen.datetime_start
+        stored.datetime_complete = frozen.datetime_complete
         self._stored.add(stored)
 
-    def _as_told(self, stored: FrozenTrial) -> FrozenTrial:
+    def _as_told(self, stored: FrozenTrial, trial: Trial) -> FrozenTrial:
         """A stored trial as the sampler has seen it."""
-        told = copy.copy(stored)
-        told.params = stored.user_attrs["asked"]["params"]
-        told.distributions = self._distributions
-        told.user_attrs = {}
+        own = {k: v for k, v in stored.system_attrs.items() if not k.startswith(_NOT_KEPT)}
+        failed = trial.state == "failed"
+        told = create_trial(
+            state=TrialState.FAIL if failed else TrialState.COMPLETE,
+            values=None if failed else self._values(trial),
+            params={name: stored.params[name] for name in self._distributions},
+            distributions=self._distributions,
+            system_attrs=own,
+        )
+        if trial.violations and not failed:
+            told.set_constraint(VIOLATION, violation(trial))
         return told
 
     def _tell_sampler(self, ask: Ask, trial: Trial) -> FrozenTrial:
@@ -229,40 +252,39 @@ class Study:
         """
         if trial.state == "failed":
             return self._memory.tell(ask.handle, state=TrialState.FAIL)
-        assert trial.evaluation is not None
         if trial.violations:
             # In one: a rejected plan has fewer than others, and GP needs as many of each.
-            broken = sum(max(excess, 0.0) for excess in trial.violations.values())
-            ask.handle.set_constraint(VIOLATION, broken or max(trial.violations.values()))
+            ask.handle.set_constraint(VIOLATION, violation(trial))
+        return self._memory.tell(ask.handle, self._values(trial))
+
+    def _values(self, trial: Trial) -> list[float]:
+        assert trial.evaluation is not None
         accuracy = WORST_ACCURACY
         if trial.state == "complete":
             accuracy = trial.evaluation.value(self._metric)
-        return self._memory.tell(ask.handle, [accuracy, trial.evaluation.value("latency_ms")])
+        return [accuracy, trial.evaluation.value("latency_ms")]
 
-    def _remember(self, trial: Trial) -> None:
+    def _remember(self, trial: Trial, params: Mapping[str, ParamValue]) -> None:
         self.trials.append(trial)
         self._known[trial.plan.plan_id] = trial
+        self._params[trial.number] = dict(params)
 
     def _restore(self) -> None:
-        frozen = self._without_trainings(self._stored.trials)
-        for each in frozen:
-            if "trial" in each.user_attrs:
-                self._remember(trial_from_json(each.user_attrs["trial"]))
-            self._asks = max(self._asks, each.user_attrs["asked"]["asks"])
-            self.elapsed_s = max(self.elapsed_s, each.user_attrs["elapsed_s"])
-            self._memory.add_trial(self._as_told(each))
-
-    def _without_trainings(self, frozen: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Remembers the trainings of finalists; what is left was asked for."""
-        asked = []
-        for each in frozen:
-            if "training" not in each.user_attrs:
-                asked.append(each)
+        by_number: dict[int, Trial] = {}
+        for stored in self._stored.trials:
+            kept = stored.user_attrs
+            self.elapsed_s = max(self.elapsed_s, kept["elapsed_s"])
+            if TRAINING in kept:
+                again = trial_from_json(kept[TRAINING])
+                self.trainings.setdefault(again.number, []).append(again)
                 continue
-            again = trial_from_json(each.user_attrs["training"])
-            self.trainings.setdefault(again.number, []).append(again)
-            self.elapsed_s = max(self.elapsed_s, each.user_attrs["elapsed_s"])
-        return asked
+            if TRIAL in kept:
+                trial = trial_from_json(kept[TRIAL])
+                by_number[trial.number] = trial
+                self._remember(trial, stored.params)
+            self._asks = max(self._asks, kept["asks"])
+            number = kept[TRIAL]["number"] if TRIAL in kept else kept[REPEATS]
+            self._memory.add_trial(self._as_told(stored, by_number[number]))
 
     def _ask_seed(self) -> int:
         """Every ask has its own seed, so that a resumed study goes on as an uninterrupted one."""
@@ -270,50 +292,18 @@ class Study:
         return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
 
 
-def trial_to_json(trial: Trial) -> dict[str, Any]:
-    """A versioned JSON object; ``trial_from_json`` gives an equal trial back."""
-    return {
-        "version": STUDY_VERSION,
-        "number": trial.number,
-        "plan": trial.plan.to_json(),
-        "state": trial.state,
-        "origin": trial.origin,
-        "evaluation": trial.evaluation.to_json() if trial.evaluation else None,
-        "violations": dict(trial.violations),
-        "reason": trial.reason,
-        "stages": dict(trial.stages),
-        "model": str(trial.model) if trial.model else None,
-        "rung": trial.rung,
-        "seen": {rung: asdict(seen) for rung, seen in trial.seen.items()},
-        "training": trial.training,
-    }
+def violation(trial: Trial) -> float:
+    """All by which limits are exceeded, added up; else, zero or below, the least that is left."""
+    broken = sum(max(excess, 0.0) for excess in trial.violations.values())
+    return broken or max(trial.violations.values())
 
 
-def trial_from_json(data: Mapping[str, Any]) -> Trial:
-    """The trial that ``trial_to_json`` wrote.
-
-    Raises:
-        StudyError: it was written by another release.
-    """
-    if data.get("version") != STUDY_VERSION:
-        raise StudyError(
-            f"a study's trials must be of version {STUDY_VERSION}, but this one has "
-            f"{data.get('version')!r}; start a new one with --study"
-        )
-    return Trial(
-        number=data["number"],
-        plan=CompressionPlan.from_json(data["plan"]),
-        state=data["state"],
-        origin=data["origin"],
-        evaluation=Evaluation.from_json(data["evaluation"]) if data["evaluation"] else None,
-        violations=data["violations"],
-        reason=data["reason"],
-        stages=data["stages"],
-        model=Path(data["model"]) if data["model"] else None,
-        rung=data["rung"],
-        seen={rung: Seen(**seen) for rung, seen in data["seen"].items()},
-        training=data["training"],
-    )
+def _violated(trial: Trial) -> dict[str, Any]:
+    """The constraints as ``search/deciding/kept.py`` states them."""
+    if not trial.violations or trial.state == "failed":
+        return {}
+    named = {f"{CONSTRAINTS}:{limit}": excess for limit, excess in trial.violations.items()}
+    return {CONSTRAINTS: [violation(trial)], **named}
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
