@@ -233,7 +233,7 @@ def trial_of(number: int, ask: Ask) -> Trial:
 def open_study(space: SearchSpace, folder: Path, sampler: str = "tpe", model: Any = None) -> Study:
     return Study(
         space, sqlite_storage(folder / "study.db"), "scaling", metric="accuracy",
-        sampler=sampler, seed=0, model=model,
+        sampler=sampler, seed=0, model=model, owner="scaling",
     )  # fmt: skip
 
 
@@ -247,7 +247,9 @@ def fill(space: SearchSpace, folder: Path) -> Path:
         connection.execute("PRAGMA synchronous = OFF")
 
     storage.engine.dispose()
-    study = Study(space, storage, "scaling", metric="accuracy", sampler="random", seed=0)
+    study = Study(
+        space, storage, "scaling", metric="accuracy", sampler="random", seed=0, owner="scaling"
+    )
     while len(study.trials) < STUDY_TRIALS:
         ask = study.ask()
         if study.known(ask) is None:
@@ -261,7 +263,7 @@ def asks(space: SearchSpace, filled: Path, folder: Path) -> Figures:
     """Milliseconds of each part, in the large study; of the model's questions in a small one."""
     shutil.copytree(filled, folder)
     study = open_study(space, folder)
-    tracker = tracker_in(folder)
+    tracker = tracker_in(folder, study)
     parts = ("ask", "tell", "of it storage", "MLflow")
     spent: dict[str, list[float]] = {name: [] for name in parts}
     with timed(study._stored, "add", spent["of it storage"]):
@@ -340,16 +342,18 @@ def timed(owner: Any, name: str, spent: list[float]) -> Iterator[None]:
     delattr(owner, name)
 
 
-def tracker_in(folder: Path) -> MlflowTracker:
+def tracker_in(folder: Path, study: Study) -> MlflowTracker:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    return MlflowTracker(folder, "scaling", uri, "accuracy", {}, lambda _: None)
+    tracker = MlflowTracker(folder, uri, "accuracy", {}, lambda _: None)
+    tracker.begin(study, load_task(None, None, None).data)
+    return tracker
 
 
 def leave(tracker: MlflowTracker) -> None:
     """Ends the process that writes, with whatever it has not written: it is thrown away."""
-    if tracker._sender is not None:
-        tracker._sender.kill()
-        tracker._sender.wait()
+    if tracker._process is not None:
+        tracker._process.kill()
+        tracker._process.wait()
 
 
 class Sleepers:
@@ -411,7 +415,7 @@ def simulated(space: SearchSpace, filled: Path, folder: Path, workers: int) -> M
             if full_at and time.monotonic() - full_at[0] > WATCHED_S:
                 raise Ended  # what sleeps then is left alone
 
-    tracker = tracker_in(folder)
+    tracker = tracker_in(folder, study)
     clock = Clock(None, 0.0, began)
     driver = Driver(
         study, backend, job, clock, None, Watch(), tracker, folder, LIMITS.max_drop, macs

@@ -45,11 +45,12 @@ from search.deciding.baselines import UNTOUCHED, simple_plans
 from search.deciding.proposals import Proposer
 from search.deciding.rungs import RUNGS, share_of
 from search.deciding.sensitivity import Sensitivity, cached_sensitivity, measure_sensitivity
-from search.deciding.storage import elapsed_s, open_storage
+from search.deciding.storage import elapsed_s, open_storage, optuna_url
 from search.deciding.study import Study
 from search.errors import InputError
 from search.inputs.own_code import one_line
 from search.limits import Limits
+from search.masking import masked
 from search.publishing.tracker import Tracker
 from search.result import SearchResult
 from search.running.backends import Backend, Resources
@@ -325,8 +326,7 @@ class Search:
         clock = Clock(budget, reserve, self._began, study.elapsed_s)
         trainings = [again for each in study.trainings.values() for again in each]
         self._progress.resumed([*study.trials, *trainings], study.elapsed_s)
-        for trial in study.trials:
-            self._tracker.trial(trial)
+        self._tracker.begin(study, self._request.task.data)
         study.propose(simple_plans(prepared.space))
         bench = self._baseline(study, prepared.bench, clock)
 
@@ -497,6 +497,7 @@ class Search:
             command=request.command,
             environment=environment(request.seed),
             tracking_uri=self._tracking_uri,
+            storage=masked(optuna_url(request.storage)) if request.storage else None,
             register=request.register,
             exports=exports,
             savings=self._savings(winner.trial, prepared, trials, clock) if winner else (),

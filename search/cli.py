@@ -40,6 +40,8 @@ examples:
       go on with the last search of this target
   python -m search --target arm --max-drop 0.03 --dry-run
       what would be searched, and how long it would take
+  python -m search publish STUDY --tracking-uri http://mlflow:5000
+      bring an MLflow store up to date with a study, at any time (publish --help)
 
 --data npz:PATH takes a file of numpy.savez with these arrays:
   images          (N, H, W), (N, C, H, W) or (N, H, W, C), C 1 or 3; uint8 0..255 or float 0..1
@@ -214,6 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     began = time.monotonic()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["publish"]:
+        return _publish(given[1:])
     try:
         args = build_parser().parse_args(given)
     except InputError as error:
@@ -237,6 +241,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if line is not None:
         print(line, file=out, flush=True)
     return code
+
+
+def _publish(arguments: Sequence[str]) -> int:
+    """``publish``: the one word that may stand where a search has its options."""
+    from search.publishing import command
+
+    try:
+        return command.main(arguments, _Parser)
+    except SearchError as error:
+        print(f"search: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("search: interrupted; what is published stays there", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[int, str | None]:
@@ -363,7 +381,8 @@ def search_for(request: Request, args: argparse.Namespace, began: float) -> Sear
         SearchError: the study can't be used, or the search could not go on.
     """
     from search.app import Search, identity_of
-    from search.publishing.mlflow import MlflowTracker, resolve_tracking_uri
+    from search.publishing.mlflow import MlflowTracker
+    from search.publishing.publish import resolve_tracking_uri
     from search.running.study_folder import compare_identity, in_use, open_folder
     from search.telling.progress import Score, show_progress
 
@@ -374,12 +393,13 @@ def search_for(request: Request, args: argparse.Namespace, began: float) -> Sear
         uri = resolve_tracking_uri(args.tracking_uri, args.output)
         tracker = MlflowTracker(
             folder.path,
-            folder.name,
             uri,
             request.task.metric,
             vars_of(args),
             progress.note,
             register=args.register,
+            storage=request.storage,
+            budget_s=request.budget_s,
         )
         try:
             return Search(request, folder, progress, tracker, masked(uri), began).run()

@@ -4,6 +4,7 @@
     ├── InputError              exit code 2: what was given breaks a rule; nothing was started
     ├── StudyError              exit code 2: the study on disk can't be used as asked
     ├── StorageError            exit code 1: the storage was away for too long; resume
+    ├── PublishError            exit code 1: MLflow took not all of a study; run it again
     └── TrialsFailedError       exit code 1: trial after trial raised; the study is kept
 
 Every message states the rule, the value and the remedy, in one line. Infeasible is not an
@@ -33,6 +34,10 @@ class StudyError(SearchError):
 
 class StorageError(SearchError):
     """The study's storage takes no results; what it took before is kept."""
+
+
+class PublishError(SearchError):
+    """MLflow does not take a study; what it took before stays there."""
 
 
 class TrialsFailedError(SearchError):

@@ -67,6 +67,7 @@ class SearchResult:
     command: str  # the command line that reproduces this search
     environment: Mapping[str, str]  # versions, processor, seed
     tracking_uri: str | None = None
+    storage: str | None = None  # the URL of the study's, where that isn't its folder's own file
     register: str | None = None  # the winner's name in MLflow's registry
     exports: tuple[Exported, ...] = ()  # the winner in other formats
     savings: tuple[Saving, ...] = ()

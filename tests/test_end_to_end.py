@@ -232,6 +232,7 @@ def test_person_is_told_what_came_of_it_and_what_to_type_next(finished: Finished
         "size",
         "peak memory",
         "mlflow ui --backend-store-uri sqlite:///",
+        "optuna-dashboard sqlite:///",
         "best/verify.py",
         "python -m search --target arm --max-drop 0.05 --model tiny:network",
     ):

@@ -24,7 +24,7 @@ from browser import look
 from search.telling.report.page import write_report
 from search.telling.summary import metric_title
 from tests.servers import free_port, wait_until_alive
-from tests.test_tracking import Logged, Search, Server
+from tests.test_publishing import Logged, Search, Server
 
 WAIT_MS = 20_000  # of the page's own clock, for MLflow's scripts and their requests
 needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")

@@ -157,11 +157,18 @@ def test_table_compares_three_models_and_leaves_out_what_nobody_has():
     assert not {"size", "size ratio", "peak memory"} & without
 
 
+def test_dashboard_of_a_study_in_a_server_is_told_without_its_password():
+    storage = "postgresql+psycopg://me:***@host/studies"
+    told = plain(summary(replace(sample_result(FOLDER), storage=storage)))
+    assert f"optuna-dashboard '{storage}'" in told
+
+
 def test_summary_says_proved_and_what_to_type_next():
     told = plain(summary(with_drop(sample_result(FOLDER), 0.0056, 0.02)))
     assert "Proved: on 300 test images its accuracy drops by 0.56 points" in told
     assert "python 'runs/solar cells/best/verify.py'" in told
     assert "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db" in told
+    assert "optuna-dashboard 'sqlite:///runs/solar cells/study.db'" in told
     assert f"python -m webbrowser file://{Path.cwd()}/runs/solar%20cells/report.html" in told
     assert "mlflow models serve" not in told
     assert sample_result(FOLDER).command in told.splitlines()[-1]

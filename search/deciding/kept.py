@@ -16,7 +16,7 @@ optuna-dashboard (0.21) looks for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,22 +43,34 @@ class Kept:
     ended: datetime
 
 
-def kept_trials(stored: Iterable[FrozenTrial]) -> list[Kept]:
-    """The finished trials of a study, in the order in which they ended.
+class KeptTrials:
+    """The finished trials of a study by number, as its records are read one after the other."""
 
-    Raises:
-        StudyError: they were written by another release.
-    """
-    trainings: dict[int, list[Trial]] = {}
-    ended: dict[int, datetime] = {}
-    for frozen in stored:
-        data = frozen.user_attrs.get(TRIAL) or frozen.user_attrs.get(TRAINING)
-        if data is not None:
-            trial = trial_from_json(data)
-            trainings.setdefault(trial.number, []).append(trial)
-            assert frozen.datetime_complete is not None
-            ended[trial.number] = frozen.datetime_complete
-    return [Kept(best_training(each), ended[number]) for number, each in trainings.items()]
+    def __init__(self) -> None:
+        self._trainings: dict[int, list[Trial]] = {}
+        self._ended: dict[int, datetime] = {}
+
+    def add(self, record: FrozenTrial) -> int | None:
+        """Reads the next record; the number of the trial that it is of, None for a repetition.
+
+        Raises:
+            StudyError: it was written by another release.
+        """
+        data = record.user_attrs.get(TRIAL) or record.user_attrs.get(TRAINING)
+        if data is None:
+            return None
+        trial = trial_from_json(data)
+        assert record.datetime_complete is not None
+        self._trainings.setdefault(trial.number, []).append(trial)
+        self._ended[trial.number] = record.datetime_complete
+        return trial.number
+
+    def __getitem__(self, number: int) -> Kept:
+        return Kept(best_training(self._trainings[number]), self._ended[number])
+
+    def __iter__(self) -> Iterator[int]:
+        """Numbers, in the order in which the trials ended."""
+        return iter(self._trainings)
 
 
 def check_version(version: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ PATIENCE_S = 30 * 60.0
 LONGEST_PAUSE_S = 15.0
 # A dead connection is noticed within this time.
 _POSTGRES = {"connect_timeout": 10, "tcp_user_timeout": 20_000}
-_OWNER, _VERSION = "folder", "version"  # attributes of the study
+OWNER, ABOUT, _VERSION = "folder", "about", "version"  # attributes of the study
 
 
 def sqlite_storage(path: Path) -> optuna.storages.RDBStorage:
@@ -60,19 +60,23 @@ def open_storage(url: str | None, path: Path) -> optuna.storages.RDBStorage:
     if url is None:
         return sqlite_storage(path)
     options: dict[str, Any] = {"pool_pre_ping": True}
-    kind, colon, rest = url.partition("://")
-    if kind in ("postgres", "postgresql"):
-        import_optional("psycopg", f"--storage {kind}://…", "psycopg[binary]")
-        kind = "postgresql+psycopg"
+    if url != optuna_url(url):
+        import_optional("psycopg", "--storage postgresql://…", "psycopg[binary]")
         options["connect_args"] = _POSTGRES
     try:
-        return optuna.storages.RDBStorage(f"{kind}{colon}{rest}", engine_kwargs=options)
+        return optuna.storages.RDBStorage(optuna_url(url), engine_kwargs=options)
     except Exception as error:  # of SQLAlchemy, a driver or Optuna: whatever they raise
         cause = masked(_cause(error))
         raise StudyError(
             f"--storage must be the URL of a database that answers, such as "
             f"postgresql://user@host/database, but {masked(url)} does not: {cause}"
         ) from error
+
+
+def optuna_url(url: str) -> str:
+    """The URL as Optuna's own tools take it: with the driver that is used for PostgreSQL."""
+    kind, colon, rest = url.partition("://")
+    return f"postgresql+psycopg{colon}{rest}" if kind in ("postgres", "postgresql") else url
 
 
 def elapsed_s(storage: optuna.storages.BaseStorage, name: str) -> float:
@@ -120,7 +124,7 @@ class StoredStudy:
         if not self.trials:
             self._study.set_user_attr(_VERSION, STUDY_VERSION)
             if owner is not None:
-                self._study.set_user_attr(_OWNER, owner)
+                self._study.set_user_attr(OWNER, owner)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self._study.set_metric_names(list(metrics))
@@ -128,13 +132,18 @@ class StoredStudy:
         check_version(known.get(_VERSION))
         self._bulk = BulkInsert.into(storage)
         self._id = storage.get_study_id_from_name(name)
-        found = known.get(_OWNER)
+        found = known.get(OWNER)
         if found != owner:
             raise StudyError(
                 f"a study's name must be its own in the storage, but {name!r} is there already "
                 f"and has its files in another folder; choose another --study, or resume it "
                 f"where its folder is"
             )
+
+    def describe(self, about: Mapping[str, Any]) -> None:
+        """Keeps what is shown of the study besides its trials; it keeps its beginning."""
+        began = self._study.user_attrs.get(ABOUT, about)["began_ms"]
+        self._study.set_user_attr(ABOUT, {**about, "began_ms": began})
 
     @property
     def trials(self) -> list[FrozenTrial]:

@@ -105,6 +105,10 @@ class Study:
         self._running: dict[str, Ask] = {}
         self._restore()
 
+    def describe(self, about: Mapping[str, Any]) -> None:
+        """Keeps, as an attribute of the study, what is shown of it besides its trials."""
+        self._stored.describe(about)
+
     def propose(self, plans: Sequence[tuple[CompressionPlan, str]]) -> None:
         """Plans, with their origin, to be asked for before the sampler's own."""
         queued = {plan.plan_id for plan, _ in self._proposals}

@@ -1,72 +1,56 @@
-"""MLflow: one parent run a search, one nested run a trial.
+"""MLflow during a search: one parent run a search, one nested run a trial.
 
-The search itself only writes to a spool on disk (``spool.py``); ``sender.py``, a process beside
-it, follows that file and talks to the store. A store that is slow, hangs or is away therefore
-costs the search nothing, and what it missed is sent when it is back, at the end, or by the next
-``--resume``.
+The search itself only keeps its trials in the study's storage and, at the end, writes how it
+ended (``ending.py``); a process beside it (``follow.py``) publishes both. A store that is slow,
+hangs or is away therefore costs the search nothing, and what it lacks is published when it is
+back, at the end, by the next ``--resume``, or by hand.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from search.publishing.figure import draw_front
-from search.publishing.records import (
-    NO_ROLE,
-    Record,
-    ending_records,
-    start_record,
-    trial_record,
+from search.masking import masked
+from search.publishing.publish import (
+    ENDING,
+    ENVIRONMENT,
+    STORAGE,
+    resolve_tracking_uri,
 )
 from search.publishing.registry import address
-from search.publishing.spool import Spool
+from search.publishing.trial_run import MAX_PARAMETER
 from search.result import SearchResult
-from search.task import Metric
-from search.telling import words
+from search.task import DataSet, Metric
 from search.trial import Trial
-from spaces.space import input_size
 
-SENDER = Path(__file__).with_name("sender.py")
-CLOSE_WITHIN_S = 120.0
-EXAMPLES = 2  # images in the model's input example
-# A client that waits long for a dead server delays the end of a search. What the person has set
-# wins. The first three are seconds, requests, seconds.
-ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the sender tries again on its own
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "GIT_PYTHON_REFRESH": "quiet",
-    "OMP_NUM_THREADS": "1",
-}
+if TYPE_CHECKING:
+    from search.deciding.study import Study
 
-
-def resolve_tracking_uri(given: str | None, runs: Path) -> str:
-    """The store to write to: what was given, else ``MLFLOW_TRACKING_URI``, else a local file.
-
-    The file is ``mlflow.db`` in the folder of all runs; artifacts go to a folder beside it.
-    """
-    return (
-        given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.resolve()}/mlflow.db"
-    )
+ROOT = Path(__file__).parents[2]
+# The process sees this project last, and not the current folder: a file there may have the name
+# of one of MLflow's packages.
+FOLLOW = f"""\
+import sys
+sys.path.append({str(ROOT)!r})
+from search.publishing.follow import main
+sys.exit(main())
+"""
+# How long a search waits at its end for what is still to be published: as long as its budget
+# leaves, but at least and at most so long. Then the process beside it goes on alone.
+LEAST_WAIT_S, MOST_WAIT_S = 5.0, 60.0
 
 
 class MlflowTracker:
-    """Writes one study's trials and its end to an MLflow store.
+    """Has one study's trials and its end published to an MLflow store.
 
     ``parameters`` are shown with the parent run (target, limits, budget, seed…). ``register`` is
     a name in the model registry for the winner, aliased with the target's name. ``note`` takes
@@ -76,215 +60,196 @@ class MlflowTracker:
     def __init__(
         self,
         folder: Path,
-        study: str,
         tracking_uri: str,
         metric: Metric,
         parameters: Mapping[str, object],
         note: Callable[[str], None],
+        *,
         register: str | None = None,
+        storage: str | None = None,
+        budget_s: float | None = None,
     ) -> None:
+        """``storage``: the URL of the study's, where that isn't the folder's own file."""
         self._folder = folder
         self._uri = tracking_uri
         self._metric = metric
+        self._parameters = parameters
         self._register = register
+        self._storage = storage
+        self._budget_s = budget_s
         self._note = note
-        self._spool = Spool(folder / "mlflow.jsonl")
-        self._unwritten: list[Record] = []
-        self._sender: subprocess.Popen[bytes] | None = None
-        self._told: set[str] = set()
-        kept = self._spool.read()
-        self._seen = {r["number"] for r in kept if r["kind"] == "trial"}
-        self._updates = {r["number"]: _content(r) for r in kept if r["kind"] == "update"}
-        key = kept[0]["key"] if kept else uuid.uuid4().hex
-        self._write([start_record(study, key, parameters, _now_ms())])
+        self._process: subprocess.Popen[bytes] | None = None
+        self._said: set[str] = set()
+        self._wait_until = 0.0
+
+    def begin(self, study: Study, data: DataSet) -> None:
+        """Keeps with the study what is shown of it, and starts the process that publishes."""
+        study.describe(
+            {
+                "metric": self._metric,
+                "parameters": {n: str(v)[:MAX_PARAMETER] for n, v in self._parameters.items()},
+                "data": described(data),
+                "began_ms": round(time.time() * 1000),
+            }
+        )
+        with suppress(OSError):  # a folder that can't be written has no older one either
+            (self._folder / ENDING).unlink(missing_ok=True)  # of a search that is resumed
+        self._begin_process()
 
     def trial(self, trial: Trial) -> None:
-        """Takes one finished trial; one whose number it has had before is ignored."""
-        if trial.number not in self._seen:
-            self._seen.add(trial.number)
-            self._write([trial_record(trial, self._metric, _now_ms())])
+        """One more trial is in the study's storage."""
+        self._begin_process()
+        self._wake()
         self._listen()
 
     def finish(
         self, result: SearchResult, report: Path | None = None, bundle: Path | None = None
     ) -> None:
-        """Takes the end: roles, test figures, front, report, bundle and the winner's model."""
-        records = [r for r in ending_records(result, _now_ms()) if self._is_news(r)]
+        """Writes the end: roles, test figures, front, report, bundle and the winner's model."""
+        from search.publishing.ending import write_ending
+
+        time_ms = round(time.time() * 1000)
         try:
-            records += self._files(result, report, bundle)
+            write_ending(result, time_ms, report, bundle, self._register)
         except OSError as error:
-            self._tell("files", f"The front's figure or the example can't be written: {error}.")
-        records.append({"kind": "end", "status": "FINISHED", "time_ms": _now_ms()})
-        if self._sender is not None and self._sender.poll() is not None:
+            self._say("files", f"MLflow won't get the end of the search: {error}.")
+        left_s = MOST_WAIT_S if self._budget_s is None else self._budget_s - result.seconds
+        self._wait_until = time.monotonic() + left_s
+        if self._process is not None and self._process.poll() is not None:
             self._listen()
-            self._await_sender(self._sender)
-            self._sender = None  # whatever ended it may not end the next one
-        self._write(records)
+            self._process = None  # whatever ended it may not end the next one
+        self._begin_process()
+        self._wake()
 
     def close(self) -> None:
-        """Waits until everything has arrived, or the store doesn't answer, at most two minutes."""
-        if self._unwritten:
-            self._write([])
-        if self._sender is not None:
-            self._await_sender(self._sender)
-            self._sender = None
-        if self._unwritten:
-            self._note(
-                f"{words.counted(len(self._unwritten), 'record')} for MLflow could not be written "
-                f"to {self._spool.path}; resume the study to log them."
-            )
-        elif waiting := self._unsent():
-            self._note(
-                f"MLflow has yet to get {words.counted(waiting, 'record')}, kept in "
-                f"{self._spool.path} and sent when this study is resumed."
-            )
-
-    def _await_sender(self, sender: subprocess.Popen[bytes]) -> None:
-        assert sender.stdin is not None
-        assert sender.stdout is not None
-        with suppress(BrokenPipeError):  # it has ended already
-            sender.stdin.write(b"\n")
-        sender.stdin.close()
-        give_up = time.monotonic() + CLOSE_WITHIN_S
-        say_so = time.monotonic() + 3
+        """Waits until everything is published or the store doesn't answer, for a few seconds
+        or as long as the budget leaves. May be called twice.
+        """
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        now = time.monotonic()
+        until = min(max(self._wait_until, now + LEAST_WAIT_S), now + MOST_WAIT_S)
         try:
-            while sender.poll() is None and time.monotonic() < give_up:
-                time.sleep(0.05)
-                if time.monotonic() > say_so and (left := self._unsent()):
-                    say_so = give_up
-                    self._note(
-                        f"Sending {words.counted(left, 'record')} to MLflow, for at most "
-                        f"{words.duration(CLOSE_WITHIN_S)}."
-                    )
-            self._listen()
-        finally:  # also when the person won't wait
-            sender.kill()
-            sender.wait()
-            sender.stdout.close()
+            process.wait(timeout=until - now)
+        except subprocess.TimeoutExpired:
+            self._listen_to(process)
+            self._note(
+                f"MLflow is still being written to; that goes on by itself (its log: "
+                f"{self._folder / 'mlflow.log'}). If it is cut short: {self._command()}"
+            )
+        else:
+            self._listen_to(process)
+            if process.returncode:
+                self._note(f"MLflow has not got everything. {self._later()}")
+        process.stdout.close()
 
-    def _write(self, records: Iterable[Record]) -> None:
-        """Appends to the spool; what a full disk refuses is kept until the next call."""
-        self._unwritten += records
-        try:
-            self._spool.append(self._unwritten)
-            self._unwritten = []
-            if self._sender is None:
-                self._sender = self._start_sender()
-        except OSError as error:
-            self._tell("disk", f"Results can't be passed on to MLflow now: {error}.")
+    def _begin_process(self) -> None:
+        """Starts the process, where there is none yet; a full disk may keep it from starting."""
+        if self._process is None:
+            try:
+                self._process = self._start()
+            except OSError as error:
+                self._say("disk", f"MLflow gets nothing for now: {error}. {self._later()}")
 
-    def _start_sender(self) -> subprocess.Popen[bytes]:
-        uri = {"MLFLOW_TRACKING_URI": self._uri}
+    def _start(self) -> subprocess.Popen[bytes]:
+        settings = {"MLFLOW_TRACKING_URI": self._uri}
+        if self._storage:
+            settings[STORAGE] = self._storage
         with (self._folder / "mlflow.log").open("ab") as log:
-            sender = subprocess.Popen(
-                [sys.executable, "-P", str(SENDER), str(self._folder)],
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", FOLLOW, str(self._folder), str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 bufsize=0,
-                env={**ENVIRONMENT, **os.environ, **uri},
+                env={**ENVIRONMENT, **_without(os.environ, STORAGE), **settings},
                 start_new_session=True,  # Ctrl-C is the search's to handle
             )
-        assert sender.stdout is not None
-        os.set_blocking(sender.stdout.fileno(), False)
-        return sender
+        assert process.stdout is not None
+        assert process.stdin is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        os.set_blocking(process.stdin.fileno(), False)
+        return process
+
+    def _wake(self) -> None:
+        if self._process is not None:
+            assert self._process.stdin is not None
+            # It has ended, or has been woken often enough already.
+            with suppress(BrokenPipeError, BlockingIOError):
+                os.write(self._process.stdin.fileno(), b"\n")
 
     def _listen(self) -> None:
-        """Passes on what the sender has to say."""
-        if self._sender is None:
-            return
-        assert self._sender.stdout is not None
-        for line in (self._sender.stdout.read() or b"").splitlines():  # doesn't wait
+        """Passes on what the process has to say."""
+        if self._process is not None:
+            self._listen_to(self._process)
+
+    def _listen_to(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in (process.stdout.read() or b"").splitlines():  # doesn't wait
             event = json.loads(line)
             if event["event"] == "away":
-                self._tell(
+                self._say(
                     "away",
-                    f"MLflow is away ({event['why']}); the search goes on, results are kept "
-                    f"and sent later.",
+                    f"MLflow is away ({event['why']}); the search goes on, and what MLflow lacks "
+                    f"is published later.",
                 )
+            elif event["event"] == "remedy":
+                self._say("remedy", f"MLflow takes nothing: {event['why']}. The search goes on.")
             elif event["event"] == "back":
-                self._tell("back", "MLflow is back; what it missed is being sent.")
+                self._say("back", "MLflow takes results again, and gets what it lacks.")
             elif event["event"] == "registered":
                 model = address(event["name"], event["alias"])
-                self._tell("registered", f"The winner is registered in MLflow: {model}.")
+                self._say("registered", f"The winner is registered in MLflow: {model}.")
             else:
-                self._tell("refused", f"MLflow refused {event['what']}: {event['why']}.")
-        if self._sender.poll() not in (None, 0, 1):
-            self._tell(
+                self._say("refused", f"MLflow refused {event['what']}.")
+        if process.poll() is not None and process.returncode not in (0, 3):
+            self._say(
                 "ended",
-                f"The process that writes to MLflow ended with {self._sender.returncode}; "
-                f"results are kept and sent later. Its log: {self._folder / 'mlflow.log'}.",
+                f"The process that publishes to MLflow ended with {process.returncode} (its log: "
+                f"{self._folder / 'mlflow.log'}). {self._later()}",
             )
 
-    def _tell(self, kind: str, text: str) -> None:
+    def _say(self, kind: str, text: str) -> None:
         """Says each kind of thing once."""
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._said:
+            self._said.add(kind)
             self._note(text)
 
-    def _unsent(self) -> int:
-        """How many spooled records the store has not got yet."""
-        offset = 0
-        state_path = self._folder / "mlflow.json"
-        if state_path.exists():
-            state = json.loads(state_path.read_text())
-            if state["store"] == hashlib.sha256(self._uri.encode()).hexdigest():
-                offset = state["offset"]
-        return self._spool.count(offset)
+    def _later(self) -> str:
+        return f"What it lacks: {self._command()}"
 
-    def _is_news(self, record: Record) -> bool:
-        if record["kind"] != "update":
-            return True
-        number, content = record["number"], _content(record)
-        if number not in self._seen:
-            return False
-        if self._updates.get(number, {"tags": NO_ROLE, "metrics": {}}) == content:
-            return False
-        self._updates[number] = content
-        return True
-
-    def _files(
-        self, result: SearchResult, report: Path | None, bundle: Path | None
-    ) -> list[Record]:
-        draw_front(result, self._folder / "front.png")
-        records = [self._artifact(self._folder / "front.png")]
-        if report:
-            records.append(self._artifact(report))
-        if bundle and result.winner:
-            records.append(self._artifact(bundle, to="bundle"))
-            stated = result.data.preprocess
-            size = input_size(result.winner.trial.plan, stated.size)
-            example = replace(stated, size=size).apply(result.data.test.images[:EXAMPLES])
-            np.save(self._folder / "example.npy", example, allow_pickle=False)
-            bound = result.winner.bound
-            records.append(
-                {
-                    "kind": "model",
-                    "path": self._relative(bundle / "model.onnx"),
-                    "example": "example.npy",
-                    "register": self._register,
-                    "alias": result.profile.name,
-                    "tags": {
-                        "study": result.study,
-                        "plan_id": result.winner.trial.plan.plan_id,
-                        "proven": str(result.winner.proven).lower(),
-                        "drop_bound_test": f"{bound.bound:.4f}",
-                    },
-                }
-            )
-        return records
-
-    def _artifact(self, path: Path, to: str | None = None) -> Record:
-        return {"kind": "artifact", "path": self._relative(path), "to": to}
-
-    def _relative(self, path: Path) -> str:
-        """A study's folder may be moved between spooling and sending."""
-        return os.path.relpath(path, self._folder)
+    def _command(self) -> str:
+        """How to publish by hand; a password has to be put in again."""
+        parts = ["python", "-m", "search", "publish", os.path.relpath(self._folder)]
+        if self._uri != resolve_tracking_uri(None, self._folder.parent):
+            parts += ["--tracking-uri", masked(self._uri)]
+        if self._storage and self._storage != os.environ.get(STORAGE):
+            parts += ["--storage", masked(self._storage)]
+        return shlex.join(parts)
 
 
-def _content(record: Record) -> dict[str, Any]:
-    return {"tags": record["tags"], "metrics": record["metrics"]}
+def described(data: DataSet) -> dict[str, Any]:
+    """A data set as MLflow shows an input: name, SHA-256, shape and counts."""
+    preprocess = data.preprocess
+    splits = {
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+    }
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "schema": {
+            "images": f"uint8 ({preprocess.channels}, {preprocess.size[0]}, {preprocess.size[1]})",
+            "classes": len(data.classes),
+        },
+        "profile": {"num_rows": sum(splits.values()), **splits},
+    }
 
 
-def _now_ms() -> int:
-    return round(time.time() * 1000)
+def _without(environment: Mapping[str, str], name: str) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if key != name}

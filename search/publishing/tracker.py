@@ -1,22 +1,27 @@
-"""The seam: a tracker is told what was found, and never stands in the way of finding it."""
+"""The seam: a tracker learns when there is something to publish, and never stands in its way."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from search.result import SearchResult
+from search.task import DataSet
 from search.trial import Trial
+
+if TYPE_CHECKING:
+    from search.deciding.study import Study
 
 
 class Tracker(Protocol):
     """Called by the driver alone, from one thread. Raises nothing about the store it writes to."""
 
-    def trial(self, trial: Trial) -> None:
-        """Takes one finished trial; one whose number it has had before is ignored.
+    def begin(self, study: Study, data: DataSet) -> None:
+        """The study is open, with the trials that it had before; called once, first."""
+        ...
 
-        A resumed search may therefore hand over every trial it knows.
-        """
+    def trial(self, trial: Trial) -> None:
+        """One more trial is in the study's storage."""
         ...
 
     def finish(
@@ -26,12 +31,15 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """Waits, within bounds, until everything has arrived. May be called twice."""
+        """Waits, within bounds, until everything is published. May be called twice."""
         ...
 
 
 class NullTracker:
-    """Keeps nothing."""
+    """Publishes nothing."""
+
+    def begin(self, study: Study, data: DataSet) -> None:
+        """Does nothing."""
 
     def trial(self, trial: Trial) -> None:
         """Does nothing."""

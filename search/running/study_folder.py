@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from search.errors import InputError, StudyError
 
-FOLDER_VERSION = 1
+FOLDER_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,9 @@ def compare_identity(folder: StudyFolder, identity: Mapping[str, str]) -> None:
         raise StudyError(f"{folder.identity} must be JSON, but is not: {error}") from None
     if kept.get("version") != FOLDER_VERSION:
         raise StudyError(
-            f"the study must be of version {FOLDER_VERSION}, but has {kept.get('version')!r}; "
-            f"start a new one with --study"
+            f"a study must be of version {FOLDER_VERSION}, but {folder.path} is of "
+            f"{kept.get('version')!r}, by another release: start a new one with another --study, "
+            f"or go on with that release"
         )
     for key, value in identity.items():
         if kept.get(key) != value:

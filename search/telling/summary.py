@@ -299,6 +299,7 @@ def commands(result: SearchResult) -> list[tuple[str, str]]:
     told = []
     if result.tracking_uri:
         told.append(("review", review_command(result.tracking_uri)))
+    told.append(("dashboard", dashboard_command(result)))
     if result.tracking_uri and result.register and result.winner:
         store = shlex.quote(without_password(result.tracking_uri))
         model = shlex.quote(address(result.register, result.profile.name))
@@ -308,6 +309,12 @@ def commands(result: SearchResult) -> list[tuple[str, str]]:
         verify = result.folder / BUNDLE / "verify.py"
         told.append(("verify", f"python {shlex.quote(str(verify))}"))
     return [*told, ("reproduce", result.command)]
+
+
+def dashboard_command(result: SearchResult) -> str:
+    """How to look at the study with Optuna's own dashboard, during the search and after it."""
+    database = StudyFolder(result.folder).database
+    return f"optuna-dashboard {shlex.quote(result.storage or f'sqlite:///{database}')}"
 
 
 def review_command(tracking_uri: str) -> str:

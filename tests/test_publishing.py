@@ -9,34 +9,37 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import matplotlib.image
 import mlflow
 import numpy as np
 import onnxruntime
+import optuna
 import pytest
 from mlflow import MlflowClient
+from optuna.trial import TrialState
 
 from evaluators import Evaluation, Measurement
 from search.bundle.write import write_bundle
+from search.cli import main
+from search.deciding.finals import best_training
+from search.deciding.kept import Kept, trial_to_json
+from search.deciding.storage import StoredStudy, sqlite_storage
+from search.publishing.ending import ending, story
 from search.publishing.figure import draw_front
-from search.publishing.mlflow import MlflowTracker, resolve_tracking_uri
-from search.publishing.records import (
-    MAX_TAG,
-    ending_records,
-    plan_parameters,
-    story,
-    trial_metrics,
-    trial_record,
-)
-from search.publishing.spool import Spool
+from search.publishing.mlflow import LEAST_WAIT_S, MlflowTracker, described
+from search.publishing.publish import Publisher, Source, resolve_tracking_uri
 from search.publishing.tracker import NullTracker
+from search.publishing.trial_run import MAX_TAG, plan_parameters, trial_metrics, trial_run
 from tests.samples import sample_result, tiny_onnx
 
 REGISTERED = "The winner is registered in MLflow: models:/cells@raspberry-pi-4b."
@@ -44,32 +47,66 @@ PARAMETERS = {"target": "raspberry-pi-4b", "max_drop": 0.03, "trials": 8}
 
 
 class Search:
-    """A small finished search and what it would hand to a tracker."""
+    """A small finished search: its study, and what it tells a tracker."""
 
     def __init__(self, folder, trials=8):
         folder.mkdir(parents=True)
         self.folder = folder
-        self.result = sample_result(folder, trials=trials)
+        self.result = replace(sample_result(folder, trials=trials), seconds=100.0)
         self.notes = []
         self.report = folder / "report.html"
         self.report.write_text("<!doctype html><p>report")
         self.bundle = write_bundle(
             folder, self.result, self.result.winner, tiny_onnx(folder / "trial.onnx")
         )
+        (folder / "study.json").write_text("{}")
+        self.study = StoredStudy(
+            sqlite_storage(folder / "study.db"), "solar", "k" * 32, self.notes.append
+        )
+        self.kept = 0
 
     def tracker(self, uri, **options):
-        return MlflowTracker(
-            self.folder, "solar", uri, "accuracy", PARAMETERS, self.notes.append, **options
+        """One that has begun."""
+        tracker = MlflowTracker(
+            self.folder, uri, "accuracy", PARAMETERS, self.notes.append, **options
         )
+        tracker.begin(self.study, self.result.data)
+        return tracker
+
+    def keep(self, tracker, until=None):
+        """Trials, as the driver keeps them and says so."""
+        for trial in self.result.trials[self.kept : until]:
+            self.study.add(record("trial", trial))
+            self.kept += 1
+            tracker.trial(trial)
 
     def run(self, uri, trials=None, **options):
-        """The whole of it; the first ``trials`` trials and no end where given."""
+        """The whole of it; the first ``trials`` trials and no end where that is given."""
         tracker = self.tracker(uri, **options)
-        for trial in self.result.trials[:trials]:
-            tracker.trial(trial)
+        self.keep(tracker, trials)
         if trials is None:
             tracker.finish(self.result, self.report, self.bundle)
         tracker.close()
+
+    def publish(self, uri, *options):
+        """What a person types later."""
+        return main(["publish", str(self.folder), "--tracking-uri", uri, *options])
+
+
+def record(kind, trial):
+    """A trial, or another training of one, as the study keeps it."""
+    frozen = optuna.trial.create_trial(
+        state=TrialState.FAIL if trial.state == "failed" else TrialState.COMPLETE,
+        values=None if trial.state == "failed" else [0.9, 1.0],
+        user_attrs={
+            kind: trial_to_json(trial),
+            "asks": trial.number,
+            "elapsed_s": float(trial.number),
+            "key": f"{kind} {trial.number}",
+        },
+    )
+    frozen.datetime_start = frozen.datetime_complete
+    return frozen
 
 
 class Logged:
@@ -169,23 +206,32 @@ def test_metrics_name_split_and_unit_and_hold_no_nan(tmp_path):
     assert not {"accuracy", "drop", "latency_p90_ms"} & metrics.keys()
 
 
-def test_trial_record_ends_now_and_began_when_the_trial_did(tmp_path):
+def test_trials_run_ends_when_the_trial_did_and_began_its_seconds_before(tmp_path):
     trial = replace(sample_result(tmp_path).trials[1], stages={"train": 2.5})
-    record = trial_record(trial, "accuracy", 1_000_000)
-    assert (record["start_ms"], record["time_ms"]) == (997_500, 1_000_000)
+    run = trial_run(Kept(trial, datetime.fromtimestamp(1000.0)), "accuracy", None)
+    assert (run["start_ms"], run["end_ms"]) == (997_500, 1_000_000)
+    assert (run["tags"]["on_front"], run["tags"]["role"]) == ("false", "none")
 
 
 def test_ending_marks_roles_and_test_figures(tmp_path):
     result = sample_result(tmp_path)
-    updates = {r["number"]: r for r in ending_records(result, 0) if r["kind"] == "update"}
+    end = ending(result, 5_000)
     winner = result.winner
-    update = updates[winner.trial.number]
-    assert update["tags"] == {"on_front": "true", "role": "winner", "proven": "true"}
-    assert update["metrics"]["accuracy_test"] == winner.test.value("accuracy_test")
-    assert update["metrics"]["drop_bound_test"] == winner.bound.bound
-    assert updates[0]["tags"]["role"] == "baseline"
-    assert updates[0]["metrics"]["accuracy_test"] == result.baseline_test.value("accuracy_test")
-    on_front = {n for n, r in updates.items() if r["tags"]["on_front"] == "true"}
+
+    def run(trial):
+        return trial_run(Kept(trial, datetime.fromtimestamp(1.0)), "accuracy", end)
+
+    won, baseline = run(winner.trial), run(result.baseline)
+    assert (won["tags"]["on_front"], won["tags"]["role"]) == ("true", "winner")
+    assert won["tags"]["proven"] == "true"
+    at_ms, figures = won["metrics"][-1]
+    assert at_ms == 5_000
+    assert figures["accuracy_test"] == winner.test.value("accuracy_test")
+    assert figures["drop_bound_test"] == winner.bound.bound
+    assert baseline["tags"]["role"] == "baseline"
+    expected = result.baseline_test.value("accuracy_test")
+    assert baseline["metrics"][-1][1]["accuracy_test"] == expected
+    on_front = {t.number for t in result.trials if run(t)["tags"]["on_front"] == "true"}
     assert on_front == {t.number for t in result.front}
 
 
@@ -205,37 +251,11 @@ def test_story_and_figure_are_made_however_a_search_ended(tmp_path, winner):
 def test_null_tracker_takes_everything(tmp_path):
     result = sample_result(tmp_path)
     tracker = NullTracker()
+    tracker.begin(None, result.data)
     tracker.trial(result.trials[0])
     tracker.finish(result)
     tracker.close()
     assert list(tmp_path.iterdir()) == []
-
-
-# The spool
-
-
-def test_spool_cuts_a_torn_line_and_goes_on(tmp_path):
-    spool = Spool(tmp_path / "spool.jsonl")
-    spool.append([{"a": 1}, {"b": "é\n"}])
-    with spool.path.open("ab") as file:
-        file.write(b'{"torn": ')
-    assert spool.read() == [{"a": 1}, {"b": "é\n"}]
-    spool.append([{"c": 3}])
-    assert spool.read()[-1] == {"c": 3}
-
-
-def test_spool_is_unchanged_when_the_disk_is_full(tmp_path, monkeypatch):
-    spool = Spool(tmp_path / "spool.jsonl")
-    spool.append([{"a": 1}])
-
-    def full(handle):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
-            spool.append([{"b": 2}])
-    assert spool.read() == [{"a": 1}]
 
 
 # The store
@@ -251,14 +271,14 @@ def test_address_is_argument_then_environment_then_file(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_resumed_search_continues_its_run_and_repeats_nothing(finished):
     before, after = finished.interrupted, finished.logged
-    assert before.parent.info.status == "RUNNING"
+    assert before.parent.info.status == "KILLED"  # it had no end
     assert sorted(before.nested) == [0, 1, 2, 3, 4]
     assert after.parent.info.status == "FINISHED"
     assert after.parent.info.run_id == before.parent.info.run_id
     assert sorted(after.nested) == list(range(8))
     for number, run in before.nested.items():
         assert after.nested[number].info.run_id == run.info.run_id
-    assert [n for n in finished.search.notes if not n.startswith("Sending")] == [REGISTERED]
+    assert finished.search.notes == [REGISTERED]
 
 
 @pytest.mark.slow
@@ -310,38 +330,123 @@ def test_winner_loads_as_onnx_and_as_pyfunc_and_gives_the_files_answers(finished
 
 
 @pytest.mark.slow
-def test_nothing_is_doubled_when_all_is_sent_again(finished):
-    (finished.search.folder / "mlflow.json").unlink()
-    finished.search.tracker(finished.uri).close()
-    assert _offset(finished.search) == _size(finished.search)
-    after = Logged(finished.uri)
-    for number, run in finished.logged.nested.items():
-        assert after.nested[number].info.run_id == run.info.run_id
-    history = after.client.get_metric_history(after.nested[1].info.run_id, "latency_ms")
-    assert len(history) == 1
-    models = after.client.search_logged_models([after.experiment.experiment_id])
-    assert len(models) == 1
+def test_data_set_is_an_input_and_the_machine_is_watched(finished):
+    parent, data = finished.logged.parent, finished.search.result.data
+    (data_set,) = parent.inputs.dataset_inputs
+    assert data_set.dataset.name == data.name
+    assert data.fingerprint.startswith(data_set.dataset.digest)
+    assert json.loads(data_set.dataset.profile)["test"] == len(data.test)
+    assert parent.data.metrics["system/system_memory_usage_megabytes"] > 10
+    assert 0 <= parent.data.metrics["system/cpu_utilization_percentage"] <= 100
 
 
 @pytest.mark.slow
-def test_killed_sender_and_missing_file_cost_nothing_else(tmp_path, sqlite):
+def test_publishing_again_by_hand_changes_nothing(finished, capsys):
+    """In the process itself: what it publishes is what the process beside a search publishes."""
+    before = finished.logged
+    assert finished.search.publish(finished.uri) == 0
+    assert "published nothing, as all is there" in capsys.readouterr().err
+    for run in before.nested.values():
+        before.client.delete_tag(run.info.run_id, "published")
+    before.client.delete_tag(before.parent.info.run_id, "published")
+    assert finished.search.publish(finished.uri) == 0
+    assert "published 8 trials and the end" in capsys.readouterr().err
+    after = Logged(finished.uri)
+    for number, run in before.nested.items():
+        again = after.nested[number]
+        assert again.info.run_id == run.info.run_id
+        assert again.data.metrics == run.data.metrics
+        for name in ("latency_ms", "accuracy_test"):
+            assert len(history(after, again, name)) == len(history(before, run, name))
+    assert len(history(after, after.parent, "winner_latency_ms")) == 1
+    models = after.client.search_logged_models([after.experiment.experiment_id])
+    assert len(models) == 1
+    assert len(after.client.search_model_versions("name = 'cells'")) == 1
+
+
+def history(logged, run, name):
+    return logged.client.get_metric_history(run.info.run_id, name)
+
+
+@pytest.mark.slow
+def test_finished_study_is_published_to_another_store_and_registered_by_hand(
+    finished, empty_store, tmp_path, capsys
+):
+    other = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
+    assert finished.search.publish(other, "--register", "later") == 0
+    assert "The winner is registered: models:/later@raspberry-pi-4b." in capsys.readouterr().err
+    logged, expected = Logged(other), finished.logged
+    for number, run in expected.nested.items():
+        again = logged.nested[number]
+        assert again.data.metrics == run.data.metrics
+        assert again.data.params == run.data.params
+        assert again.data.tags == {
+            **run.data.tags,
+            "mlflow.parentRunId": logged.parent.info.run_id,
+        }
+        assert (again.info.start_time, again.info.end_time) == (
+            run.info.start_time,
+            run.info.end_time,
+        )
+    assert logged.parent.info.status == "FINISHED"
+    assert logged.artifacts() == expected.artifacts()
+    assert logged.client.get_model_version_by_alias("later", "raspberry-pi-4b").version
+
+
+@pytest.mark.slow
+def test_training_again_changes_the_trials_run_and_two_publishers_double_nothing(
+    tmp_path, sqlite, monkeypatch
+):
+    """Two publish by hand what the process beside the search has begun to."""
+    search = Search(tmp_path / "solar")
+    untouched, first, *others = search.result.trials
+    first = replace(first, evaluation=_with_drop(first, 0.01))
+    search.result = replace(search.result, trials=(untouched, first, *others))
+    tracker = search.tracker(sqlite)
+    search.keep(tracker, 4)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite)
+    others = [Publisher(search.folder, Source(search.folder, None)) for _ in range(2)]
+    threads = [threading.Thread(target=each.publish, args=[True]) for each in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    worse = replace(first, training=1, evaluation=_with_drop(first, 0.5), stages={"train": 7.0})
+    search.study.add(record("training", worse))
+    tracker.trial(first)
+    tracker.close()
+    logged = Logged(sqlite)
+    assert sorted(logged.nested) == [0, 1, 2, 3]
+    run = logged.nested[1]
+    both = best_training([first, worse])
+    assert both.drops == (0.01, 0.5)
+    assert run.data.metrics["accuracy_validation"] == both.evaluation.value("accuracy")
+    assert run.data.metrics["trial_seconds"] == first.seconds + 7.0
+
+
+def _with_drop(trial, drop):
+    figures = {"drop": drop, "drop_bound": drop + 0.1, "accuracy": 0.97 - drop}
+    measured = [Measurement(name, value, "", "measured", "") for name, value in figures.items()]
+    return trial.evaluation.merged(Evaluation.of(measured))
+
+
+@pytest.mark.slow
+def test_killed_process_and_missing_file_cost_nothing_else(tmp_path, sqlite):
     search = Search(tmp_path / "solar")
     tracker = search.tracker(sqlite)
-    for trial in search.result.trials[:4]:
-        tracker.trial(trial)
-    os.kill(tracker._sender.pid, signal.SIGKILL)
-    tracker._sender.wait()
-    tracker.trial(search.result.trials[4])
+    search.keep(tracker, 4)
+    os.kill(tracker._process.pid, signal.SIGKILL)
+    tracker._process.wait()
+    search.keep(tracker, 5)
     assert any("ended with -9" in note for note in search.notes)
     tracker.close()
-    assert "MLflow has yet to get 6 records" in search.notes[-1]
+    assert "python -m search publish" in search.notes[-1]
 
     tracker = search.tracker(sqlite)
-    for trial in search.result.trials:
-        tracker.trial(trial)
+    search.keep(tracker)
     tracker.finish(search.result, tmp_path / "gone.html")
     tracker.close()
-    assert any("MLflow refused" in n and "is no longer there" in n for n in search.notes)
+    assert any("MLflow refused" in n and "is no longer in" in n for n in search.notes)
     logged = Logged(sqlite)
     assert sorted(logged.nested) == list(range(8))
     assert logged.artifacts() == {"front.json", "front.png"}
@@ -373,6 +478,7 @@ def test_search_goes_on_and_says_so_once_when_the_server_does_not_answer(
         tracker = search.tracker(f"http://127.0.0.1:{server.getsockname()[1]}")
         slowest_s = 0.0
         for trial in search.result.trials:
+            search.study.add(record("trial", trial))
             began = time.perf_counter()
             tracker.trial(trial)
             slowest_s = max(slowest_s, time.perf_counter() - began)
@@ -381,32 +487,86 @@ def test_search_goes_on_and_says_so_once_when_the_server_does_not_answer(
         tracker.close()
         closing_s = time.perf_counter() - began
     assert slowest_s < 0.5
-    assert closing_s < 15
+    assert closing_s < LEAST_WAIT_S + 2
     assert sum("MLflow is away" in note for note in search.notes) == 1
-    assert "MLflow has yet to get" in search.notes[-1]
-    assert len(Spool(search.folder / "mlflow.jsonl").read()) > len(search.result.trials)
+    assert "python -m search publish" in search.notes[-1]
     assert dict(os.environ) == environment
 
 
 def test_search_goes_on_when_the_disk_is_full(tmp_path, monkeypatch):
     search = Search(tmp_path / "solar")
 
-    def full(handle):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(subprocess, "Popen", full)
         tracker = search.tracker("http://127.0.0.1:9")
-        for trial in search.result.trials[:3]:
-            tracker.trial(trial)
-        assert tracker._sender is None
-    assert search.notes == [
-        "Results can't be passed on to MLflow now: [Errno 28] No space left on device."
-    ]
-    tracker.trial(search.result.trials[3])
-    records = Spool(search.folder / "mlflow.jsonl").read()
-    assert [r["kind"] for r in records] == ["start"] + ["trial"] * 4
+        search.keep(tracker, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("search.publishing.ending.draw_front", full)
+        tracker.finish(search.result)
     tracker.close()
+    assert [note.split("[")[0] for note in search.notes[:2]] == [
+        "MLflow gets nothing for now: ",
+        "MLflow won't get the end of the search: ",
+    ]
+    assert any("MLflow is away" in note for note in search.notes)  # it was tried again at the end
+    assert "python -m search publish" in search.notes[0]
+    assert not (search.folder / "ending.json").exists()
+
+
+# What only a person can mend
+
+
+@pytest.mark.slow
+def test_deleted_experiment_is_named_with_the_command_that_restores_it(tmp_path, sqlite, capsys):
+    client = MlflowClient(sqlite)
+    experiment = client.create_experiment("compression-search")
+    client.delete_experiment(experiment)
+    search = Search(tmp_path / "solar")
+    search.run(sqlite)
+    (said, later) = search.notes
+    assert f"mlflow experiments restore --experiment-id {experiment}" in said
+    assert "python -m search publish" in later
+    assert search.publish(sqlite) == 1
+    assert "restore --experiment-id" in capsys.readouterr().err
+    client.restore_experiment(experiment)
+    assert search.publish(sqlite) == 0
+    assert sorted(Logged(sqlite).nested) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("uri", "remedy"),
+    [
+        ("./mlruns", "mlflow migrate-filestore"),
+        ("ftp://host", "--tracking-uri must be http"),
+        ("mssql+pymssql://host/mlflow", "install it with pip"),
+        ("migrate", "mlflow db upgrade sqlite:"),
+    ],
+)
+def test_store_that_takes_nothing_is_told_with_what_to_do(
+    tmp_path, empty_store, capsys, uri, remedy
+):
+    if uri == "migrate":
+        path = shutil.copy(empty_store, tmp_path)
+        with sqlite3.connect(path) as database:
+            database.execute("UPDATE alembic_version SET version_num = '27a6a02d2cf1'")
+        uri = f"sqlite:///{path}"
+    search = Search(tmp_path / "solar")
+    about = {"metric": "accuracy", "parameters": {}, "data": described(search.result.data)}
+    search.study.describe({**about, "began_ms": 0})
+    assert search.publish(uri) == 1
+    assert remedy in capsys.readouterr().err
+
+
+def test_study_that_cannot_be_found_is_named(tmp_path, capsys):
+    assert main(["publish", "nosuch"]) == 2
+    assert "got 'nosuch'" in capsys.readouterr().err
+    (tmp_path / "runs" / "solar").mkdir(parents=True)
+    (tmp_path / "runs" / "solar" / "study.json").write_text("{}")
+    assert main(["publish", "solar"]) == 2
+    assert "--storage must be given" in capsys.readouterr().err
 
 
 def test_search_does_not_import_mlflow():
@@ -464,20 +624,17 @@ def test_killed_server_gets_everything_later(tmp_path, sqlite, port):
     server.start()
     try:
         tracker = search.tracker(server.uri)
-        for trial in search.result.trials[:3]:
-            tracker.trial(trial)
-        _wait_for(lambda: _offset(search) == _size(search))
+        search.keep(tracker, 3)
+        _wait_for(lambda: len(_nested(sqlite)) == 3)
         server.kill()
-        for trial in search.result.trials[3:]:
-            tracker.trial(trial)
+        search.keep(tracker)
         tracker.finish(search.result, search.report, search.bundle)
         tracker.close()
         assert sum("MLflow is away" in note for note in search.notes) == 1
-        assert _offset(search) < _size(search)
+        assert "python -m search publish" in search.notes[-1]
 
         server.start()
-        search.tracker(server.uri).close()  # what a resumed search does first and last
-        assert _offset(search) == _size(search)
+        assert search.publish(server.uri) == 0
         logged = Logged(server.uri)
         assert sorted(logged.nested) == list(range(8))
         assert logged.artifacts() == {"front.json", "front.png", "report.html", "bundle"}
@@ -487,13 +644,13 @@ def test_killed_server_gets_everything_later(tmp_path, sqlite, port):
         server.kill()
 
 
-def _offset(search):
-    state = search.folder / "mlflow.json"
-    return json.loads(state.read_text())["offset"] if state.exists() else 0
-
-
-def _size(search):
-    return (search.folder / "mlflow.jsonl").stat().st_size
+def _nested(uri):
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("compression-search")
+    if experiment is None:
+        return []
+    runs = client.search_runs([experiment.experiment_id])
+    return [run for run in runs if "published" in run.data.tags]
 
 
 def _wait_for(condition):

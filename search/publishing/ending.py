@@ -1,17 +1,30 @@
-"""Trials and results as records: what ``sender.py`` writes to a store, as plain JSON."""
+"""How a search ended, as MLflow is to show it: one file of plain JSON in the study's folder.
+
+What a trial is worth is in the study's storage; here is what is known only at the end: roles,
+figures of the test split, the story, the front, and which files belong to it. A search that is
+resumed has no end yet and removes the file.
+"""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Mapping
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from evaluators import Measurement
+import numpy as np
+
+from search.publishing.figure import draw_front
+from search.publishing.publish import ENDING
+from search.publishing.trial_run import (
+    MAX_TAG,
+    NO_ROLE,
+    finite,
+    truth,
+    with_interval,
+)
 from search.result import Finalist, SearchResult
-from search.task import Metric
-from search.telling import words
-from search.telling.figures import figures_of
 from search.telling.summary import (
     baseline_of,
     closing,
@@ -27,105 +40,85 @@ from search.telling.summary import (
     winner_of,
 )
 from search.trial import Trial
+from spaces.space import input_size
 
-MAX_KEY = 250  # MLflow's limits
-MAX_PARAMETER = 6000
-MAX_TAG = 5000
-FRONT_TABLE = "front.json"
-
-NO_ROLE = {"on_front": "false", "role": "none"}
-
-Record = dict[str, Any]
+FRONT_TABLE, FRONT_FIGURE, EXAMPLE = "front.json", "front.png", "example.npy"
+EXAMPLES = 2  # images in the model's input example
 
 
-def start_record(study: str, key: str, parameters: Mapping[str, object], time_ms: int) -> Record:
-    """The parent run; ``key`` identifies it in any store."""
-    params = {_key(name): str(given)[:MAX_PARAMETER] for name, given in parameters.items()}
-    return {"kind": "start", "study": study, "key": key, "params": params, "time_ms": time_ms}
+def write_ending(
+    result: SearchResult,
+    time_ms: int,
+    report: Path | None,
+    bundle: Path | None,
+    register: str | None,
+) -> None:
+    """Writes the ending and the files that only MLflow shows into the study's folder.
 
-
-def trial_record(trial: Trial, metric: Metric, time_ms: int) -> Record:
-    """A nested run that ended at ``time_ms`` (milliseconds since 1970)."""
-    return {
-        "kind": "trial",
-        "number": trial.number,
-        "name": f"{trial.number:04d} {trial.origin}",
-        "status": "FAILED" if trial.state == "failed" else "FINISHED",
-        "start_ms": time_ms - round(1000 * trial.seconds),
-        "time_ms": time_ms,
-        "params": plan_parameters(trial.plan.settings),
-        "metrics": trial_metrics(trial, metric),
-        "tags": trial_tags(trial),
+    Raises:
+        OSError: the folder can't be written; no ending is there then.
+    """
+    draw_front(result, result.folder / FRONT_FIGURE)
+    files: list[tuple[Path | None, str | None]]
+    files = [(result.folder / FRONT_FIGURE, None), (report, None)]
+    if result.winner:
+        files.append((bundle, "bundle"))
+    content = {
+        **ending(result, time_ms),
+        "files": [
+            {"path": _relative(path, result.folder), "to": to} for path, to in files if path
+        ],
+        "model": _model(result, bundle, register) if bundle and result.winner else None,
     }
+    part = result.folder / f"{ENDING}.part"
+    part.write_text(json.dumps(content, allow_nan=False))
+    part.replace(result.folder / ENDING)
 
 
-def plan_parameters(settings: Mapping[str, Any]) -> dict[str, str]:
-    """A plan's settings, flat: ``{"pruning.kept.layer1.0.conv1": "32"}``."""
-    flat: dict[str, str] = {}
-
-    def add(name: str, setting: Any) -> None:
-        if isinstance(setting, Mapping):
-            for key, inner in setting.items():
-                add(f"{name}.{key}" if name else str(key), inner)
-        elif isinstance(setting, list):
-            flat[_key(name)] = ", ".join(map(str, setting))[:MAX_PARAMETER]
-        else:
-            flat[_key(name)] = str(setting)[:MAX_PARAMETER]
-
-    add("", settings)
-    return flat
-
-
-def trial_metrics(trial: Trial, metric: Metric) -> dict[str, float]:
-    """Every figure by name and unit; intervals as ``_low`` and ``_high``; seconds by stage."""
-    found: dict[str, float] = {}
-    for name, figure in figures_of(trial).measurements.items():
-        on_split = name in (metric, "accuracy", "drop", "drop_bound")
-        title = f"{name}_validation" if on_split else name
-        found |= _with_interval(title, figure)
-    found |= {f"{limit}_violation_share": by for limit, by in trial.violations.items()}
-    found |= {f"{stage}_seconds": seconds for stage, seconds in trial.stages.items()}
-    return _finite(found | {"trial_seconds": trial.seconds})
-
-
-def trial_tags(trial: Trial) -> dict[str, str]:
-    """How it came about and how it ended; ``on_front`` and ``role`` are known at the end."""
-    tags = {
-        "plan_id": trial.plan.plan_id,
-        "origin": trial.origin,
-        "state": trial.state,
-        "feasible": _said(trial.feasible),
-        **NO_ROLE,
-    }
-    if trial.reason:
-        tags["reason"] = trial.reason
-        tags["mlflow.note.content"] = trial.reason
-    for name, figure in figures_of(trial).measurements.items():
-        if name == "latency_ms":
-            tags |= {"latency_source": figure.source, "latency_how": words.brief(figure)}
-    return {name: text[:MAX_TAG] for name, text in tags.items()}
-
-
-def ending_records(result: SearchResult, time_ms: int) -> Iterator[Record]:
-    """What is known only at the end, but for files: roles, test figures, the story, the front."""
+def ending(result: SearchResult, time_ms: int) -> dict[str, Any]:
+    """All of it but the files. Trials without a role and without test figures are left out."""
     finalists = {finalist.trial.number: finalist for finalist in result.finalists}
+    trials = {}
     for trial in result.trials:
-        yield {
-            "kind": "update",
-            "number": trial.number,
-            "time_ms": time_ms,
-            "tags": _roles(result, trial, finalists.get(trial.number)),
-            # A finalist's figures are those of the best of its trainings.
-            "metrics": (trial_metrics(trial, result.metric) if trial.drops else {})
-            | _test_metrics(result, trial, finalists.get(trial.number)),
+        finalist = finalists.get(trial.number)
+        role = {
+            "tags": _roles(result, trial, finalist),
+            "metrics": _test_metrics(result, trial, finalist),
         }
-    yield {
-        "kind": "parent",
+        if role != {"tags": NO_ROLE, "metrics": {}}:
+            trials[str(trial.number)] = role
+    return {
         "time_ms": time_ms,
+        "trials": trials,
         "tags": {name: text[:MAX_TAG] for name, text in _parent_tags(result).items()},
         "metrics": _parent_metrics(result),
+        "table": {"file": FRONT_TABLE, **_front_table(result)},
     }
-    yield {"kind": "table", "file": FRONT_TABLE, **_front_table(result)}
+
+
+def _model(result: SearchResult, bundle: Path, register: str | None) -> dict[str, Any]:
+    assert result.winner is not None
+    stated = result.data.preprocess
+    size = input_size(result.winner.trial.plan, stated.size)
+    example = replace(stated, size=size).apply(result.data.test.images[:EXAMPLES])
+    np.save(result.folder / EXAMPLE, example, allow_pickle=False)
+    return {
+        "path": _relative(bundle / "model.onnx", result.folder),
+        "example": EXAMPLE,
+        "register": register,
+        "alias": result.profile.name,
+        "tags": {
+            "study": result.study,
+            "plan_id": result.winner.trial.plan.plan_id,
+            "proven": truth(result.winner.proven),
+            "drop_bound_test": f"{result.winner.bound.bound:.4f}",
+        },
+    }
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A study's folder may be moved before it is published."""
+    return os.path.relpath(path, folder)
 
 
 def story(result: SearchResult) -> str:
@@ -150,10 +143,10 @@ def _roles(result: SearchResult, trial: Trial, finalist: Finalist | None) -> dic
     if result.winner and result.winner.trial.number == trial.number:
         roles.append("winner")
     tags = {
-        "on_front": _said(any(trial.number == t.number for t in result.front)),
+        "on_front": truth(any(trial.number == t.number for t in result.front)),
         "role": ", ".join(roles) or "none",
     }
-    return tags | ({"proven": _said(finalist.proven)} if finalist else {})
+    return tags | ({"proven": truth(finalist.proven)} if finalist else {})
 
 
 def _test_metrics(
@@ -171,10 +164,10 @@ def _test_metrics(
     quality = on_test(test, result.metric)
     found: dict[str, float] = {}
     for name, figure in test.measurements.items():
-        found |= _with_interval(f"{result.metric}_test" if figure is quality else name, figure)
+        found |= with_interval(f"{result.metric}_test" if figure is quality else name, figure)
     if finalist:
         found |= {"drop_test": finalist.bound.drop, "drop_bound_test": finalist.bound.bound}
-    return _finite(found)
+    return finite(found)
 
 
 def _parent_tags(result: SearchResult) -> dict[str, str]:
@@ -213,7 +206,7 @@ def _parent_metrics(result: SearchResult) -> dict[str, float]:
     if winner:
         found["speedup_over_baseline"] = speedup(baseline, winner)
         found["speedup_over_strongest_simple"] = speedup(simple, winner) if simple else None
-    return _finite({name: figure for name, figure in found.items() if figure is not None})
+    return finite({name: figure for name, figure in found.items() if figure is not None})
 
 
 def _front_table(result: SearchResult) -> dict[str, list[Any]]:
@@ -235,21 +228,3 @@ def _front_table(result: SearchResult) -> dict[str, list[Any]]:
             ]
         )
     return {"columns": columns, "data": rows}
-
-
-def _with_interval(name: str, figure: Measurement) -> dict[str, float]:
-    found = {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
-    return {name: number for name, number in found.items() if number is not None}
-
-
-def _finite(figures: Mapping[str, float]) -> dict[str, float]:
-    return {_key(n): float(v) for n, v in figures.items() if math.isfinite(v)}
-
-
-def _key(name: str) -> str:
-    """A key that MLflow takes: a module's name may hold any character."""
-    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:MAX_KEY]
-
-
-def _said(truth: bool) -> str:
-    return "true" if truth else "false"
