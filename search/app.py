@@ -320,13 +320,13 @@ class Search:
             owner=self._folder.id,
             note=self._progress.note,
         )
+        self._tracker.begin(study, self._request.task.data)
         budget = self._request.budget_s
         reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)
         reserve += sum(exporters()[name].seconds for name in self._request.exports)
         clock = Clock(budget, reserve, self._began, study.elapsed_s)
         trainings = [again for each in study.trainings.values() for again in each]
         self._progress.resumed([*study.trials, *trainings], study.elapsed_s)
-        self._tracker.begin(study, self._request.task.data)
         study.propose(simple_plans(prepared.space))
         bench = self._baseline(study, prepared.bench, clock)
 

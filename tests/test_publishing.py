@@ -493,6 +493,31 @@ def test_search_goes_on_and_says_so_once_when_the_server_does_not_answer(
     assert dict(os.environ) == environment
 
 
+@pytest.mark.slow
+def test_search_that_has_used_its_budget_leaves_a_slow_store_to_the_process_beside_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("search.publishing.mlflow.LEAST_WAIT_S", 0.2)
+    search = Search(tmp_path / "solar")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        tracker = search.tracker(uri, budget_s=50.0)
+        process = tracker._process
+        tracker.finish(search.result, search.report, search.bundle)  # after 100 s
+        began = time.perf_counter()
+        tracker.close()
+        closing_s = time.perf_counter() - began
+        still_at_it = process.poll() is None
+        process.kill()
+        process.wait()
+    assert closing_s < 2
+    assert still_at_it
+    assert "that goes on by itself" in search.notes[-1]
+    assert f"python -m search publish {os.path.relpath(search.folder)}" in search.notes[-1]
+
+
 def test_search_goes_on_when_the_disk_is_full(tmp_path, monkeypatch):
     search = Search(tmp_path / "solar")
 
@@ -558,6 +583,14 @@ def test_store_that_takes_nothing_is_told_with_what_to_do(
     search.study.describe({**about, "began_ms": 0})
     assert search.publish(uri) == 1
     assert remedy in capsys.readouterr().err
+
+
+def test_study_that_cannot_be_read_is_told_in_one_line(tmp_path, sqlite, capsys):
+    search = Search(tmp_path / "solar")
+    search.study.describe({"metric": "accuracy", "parameters": {}, "data": {}, "began_ms": 0})
+    (search.folder / ".publishing").mkdir()
+    assert search.publish(sqlite) == 1
+    assert "its folder writable" in capsys.readouterr().err
 
 
 def test_study_that_cannot_be_found_is_named(tmp_path, capsys):

@@ -59,6 +59,9 @@ def publish(args: argparse.Namespace) -> int:
         InputError, StudyError: there is no such study, or it can't be read.
         PublishError: the store is away, or somebody has to do something.
     """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
     from search.publishing.outcomes import NotPublishedError
 
     folder = study_folder(args.study, args.output)
@@ -82,6 +85,11 @@ def publish(args: argparse.Namespace) -> int:
     except NotPublishedError as error:
         raise PublishError(
             f"MLflow must take the study, but {masked(uri)} does not: {error}"
+        ) from error
+    except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        why = masked(" ".join(str(error.__cause__ or error).split())[:300])
+        raise PublishError(
+            f"the study must be readable and its folder writable, but {folder} is not: {why}"
         ) from error
     print(_told(done, folder.name, masked(uri)), file=sys.stderr)
     return 0

@@ -41,7 +41,8 @@ class Source:
         storage = open_storage(storage_url, folder / "study.db")
         name = folder.name
         if not storage_url:  # the folder may have been renamed, with the one study in its file
-            (name,) = optuna.get_all_study_names(storage) or [name]
+            names = optuna.get_all_study_names(storage)
+            name = name if name in names or not names else names[0]
         self._study = optuna.load_study(study_name=name, storage=storage)
         self._folder = folder
         self._read = 0
