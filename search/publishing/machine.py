@@ -34,6 +34,9 @@ class Machine:
                 self._monitors.append(GPUMonitor())
             except (ImportError, RuntimeError):  # no driver, or no GPU
                 print("GPUs are not among the system metrics")
+        for monitor in self._monitors:  # loads are since the look before: the first says nothing
+            monitor.collect_metrics()
+            monitor.clear_metrics()
 
     def publish(self, publisher: Publisher) -> None:
         """Takes a sample when it is time for one, and publishes it.
