@@ -118,6 +118,27 @@ def test_storage_that_is_away_is_waited_for_and_gets_the_trial_once(taken: bool)
     ]
 
 
+def test_what_is_shown_of_a_study_waits_for_its_storage_and_keeps_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage, pauses = optuna.storages.InMemoryStorage(), list[float]()
+    study = StoredStudy(storage, "s", None, lambda _: None, pauses.append)
+    study.describe({"metric": "f1", "began_ms": 1})
+    write, refusals = storage.set_study_user_attr, [1, 2]
+
+    def refuse(*given: object) -> None:
+        if refusals:
+            refusals.pop()
+            raise optuna.exceptions.StorageInternalError("server closed the connection")
+        write(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storage, "set_study_user_attr", refuse)
+    study.describe({"metric": "accuracy", "began_ms": 2})
+    assert pauses == [1.0, 2.0]
+    about = optuna.load_study(study_name="s", storage=storage).user_attrs["about"]
+    assert about == {"metric": "accuracy", "began_ms": 1}
+
+
 def test_storage_that_stays_away_ends_the_search_with_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -141,9 +141,17 @@ class StoredStudy:
             )
 
     def describe(self, about: Mapping[str, Any]) -> None:
-        """Keeps what is shown of the study besides its trials; it keeps its beginning."""
-        began = self._study.user_attrs.get(ABOUT, about)["began_ms"]
-        self._study.set_user_attr(ABOUT, {**about, "began_ms": began})
+        """Keeps what is shown of the study besides its trials; it keeps its beginning.
+
+        Raises:
+            StorageError: as ``add``.
+        """
+
+        def write() -> None:
+            began = self._study.user_attrs.get(ABOUT, about)["began_ms"]
+            self._study.set_user_attr(ABOUT, {**about, "began_ms": began})
+
+        self._patiently(write, lambda: False)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -156,11 +164,15 @@ class StoredStudy:
         Raises:
             StorageError: the storage was away for too long, or the person won't wait.
         """
+        self._patiently(lambda: self._add(frozen), lambda: self._has(frozen.user_attrs["key"]))
+
+    def _patiently(self, write: Callable[[], None], arrived: Callable[[], bool]) -> None:
+        """Writes; waits for a storage that is away, and looks whether it came there in between."""
         began, pause_s, cause = time.monotonic(), 1.0, ""
         while True:
             try:
-                if not cause or not self._has(frozen.user_attrs["key"]):
-                    self._add(frozen)
+                if not cause or not arrived():
+                    write()
             except optuna.exceptions.StorageInternalError as error:
                 if not cause:
                     self._note(
