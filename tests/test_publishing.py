@@ -424,6 +424,21 @@ def test_training_again_changes_the_trials_run_and_two_publishers_double_nothing
     assert run.data.metrics["trial_seconds"] == first.seconds + 7.0
 
 
+@pytest.mark.slow
+def test_publisher_sees_what_another_one_has_published(tmp_path, sqlite, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite)
+    search = Search(tmp_path / "solar")
+    about = {"metric": "accuracy", "parameters": {}, "data": described(search.result.data)}
+    search.study.describe({**about, "began_ms": 0})
+    one, other = (Publisher(search.folder, Source(search.folder, None)) for _ in range(2))
+    for publisher, until, new in ((one, 2, 2), (other, 4, 2), (one, 4, 0), (one, 5, 1)):
+        for trial in search.result.trials[search.kept : until]:
+            search.study.add(record("trial", trial))
+        search.kept = until
+        assert publisher.publish(is_running=True).trials == new
+    assert sorted(Logged(sqlite).nested) == [0, 1, 2, 3, 4]
+
+
 def _with_drop(trial, drop):
     figures = {"drop": drop, "drop_bound": drop + 0.1, "accuracy": 0.97 - drop}
     measured = [Measurement(name, value, "", "measured", "") for name, value in figures.items()]
