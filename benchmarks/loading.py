@@ -26,7 +26,7 @@ from search.task import Preprocess
 from search.training.train import Hardware, TrainSettings, Views, train
 from spaces.technique import LossInputs
 from spaces.techniques.distillation import DEFAULT, distillation_loss
-from spaces.tracing.network import narrow, removable, trace
+from spaces.tracing.network import first, narrow, trace
 
 MOST = 0.10
 IMAGES, CLASSES, SOURCE_SIDE = 512, 10, 256
@@ -70,7 +70,7 @@ def measured(side: int, channels_left: float) -> dict[str, float]:
         narrow(
             model,
             shape,
-            {g.name: removable(g, round(g.channels * (1 - channels_left))) for g in groups},
+            {g.name: first(g, round(g.channels * (1 - channels_left))) for g in groups},
         )
     images = torch.randint(0, 256, (1, IMAGES, *shape), dtype=torch.uint8)
     views = Views(images, torch.zeros(1, IMAGES, CLASSES), torch.randint(0, CLASSES, (IMAGES,)))

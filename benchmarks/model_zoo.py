@@ -40,7 +40,7 @@ from spaces.files.export import export_onnx
 from spaces.space import bind, planned_table
 from spaces.technique import ExportContext, PrepareContext
 from spaces.techniques import pruning, quantization
-from spaces.tracing.network import Network, narrow, removable, silence, trace
+from spaces.tracing.network import Network, first, narrow, silence, trace
 
 CLASSES, IMAGES = 10, 16
 LEAST_SHARE = 26 / 30
@@ -303,7 +303,7 @@ def silenced_difference(
     if not kept:
         return None
     removed = {
-        name: removable(network.group(name), network.group(name).channels - width)
+        name: first(network.group(name), network.group(name).channels - width)
         for name, width in kept.items()
     }
     images = images.double()

@@ -20,7 +20,7 @@ from evaluators.shapes import load_static
 from hardware_profiles import load_profile
 from spaces.files.export import export_onnx
 from spaces.files.qdq import layer_nodes, layer_of, quantize_file
-from spaces.tracing.network import narrow, removable, trace
+from spaces.tracing.network import first, narrow, trace
 
 IMAGE = (3, 16, 16)
 PROFILE = load_profile("raspberry-pi-4b")
@@ -103,7 +103,7 @@ def test_hidden_channels_of_tokens_are_followed_through_views() -> None:
     hidden = network.group("mlp.0")
     assert (hidden.channels, hidden.layers) == (32, ("mlp.0",))
     table = network.table.with_kept({"mlp.0": 8})
-    narrow(model, IMAGE, {"mlp.0": removable(hidden, 24)})
+    narrow(model, IMAGE, {"mlp.0": first(hidden, 24)})
     built = trace(model, IMAGE).table
     assert [shape for _, shape in table.shapes()] == [shape for _, shape in built.shapes()]
     assert table.macs == built.macs < network.table.macs

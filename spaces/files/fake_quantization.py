@@ -58,10 +58,14 @@ _HOOK = "_compression_search_fake_activation"
 
 
 def insert(model: nn.Module, bits: dict[str, int]) -> None:
-    """Puts fake quantization on the named layers; parameters keep their identity."""
+    """Puts fake quantization on the named layers; parameters keep their identity.
+
+    A weight that its layer computes, as under a spectral norm, is left to be rounded in the file.
+    """
     for name, width in bits.items():
         layer = model.get_submodule(name)
-        parametrize.register_parametrization(layer, "weight", FakeWeight(width))
+        if not parametrize.is_parametrized(layer, "weight"):
+            parametrize.register_parametrization(layer, "weight", FakeWeight(width))
         handle = layer.register_forward_pre_hook(FakeActivation(width))
         object.__setattr__(layer, _HOOK, handle)
 
@@ -72,4 +76,6 @@ def remove(model: nn.Module) -> None:
         handle = layer.__dict__.pop(_HOOK, None)
         if handle is not None:
             handle.remove()
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+            steps = getattr(layer, "parametrizations", {"weight": ()})["weight"]
+            if any(isinstance(step, FakeWeight) for step in steps):
+                parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)

@@ -13,7 +13,7 @@ from torch import nn
 from hardware_profiles import HardwareProfile
 from spaces.dimension import Choice, Dimension, ParamValue
 from spaces.technique import Hooks, PrepareContext, Setting, Technique
-from spaces.tracing.network import Network
+from spaces.tracing.network import Network, leave_out
 from spaces.tracing.table import ShapeTable
 
 
@@ -73,8 +73,7 @@ class Depth(Technique):
 
         def prepare(model: nn.Module, context: PrepareContext) -> None:
             for block in self.removes(setting):
-                parent, _, child = block.rpartition(".")
-                setattr(model.get_submodule(parent), child, nn.Identity())
+                leave_out(model, block)
 
         return Hooks(prepare=prepare)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -261,7 +261,11 @@ def _check(
     """Bisects ``groups`` for those that break the model, and notes them in ``fixed``."""
     if not groups:
         return
-    reason = _narrowed_breaks(model, input_shape, shape, groups)
+    # Channels that are read in pairs go whole where the first ones are taken; an order that is
+    # lost shows best there.
+    reason = _narrowed_breaks(model, input_shape, shape, groups, first) or _narrowed_breaks(
+        model, input_shape, shape, groups, scattered
+    )
     if reason is None:
         return
     if len(groups) == 1:
@@ -277,9 +281,10 @@ def _narrowed_breaks(
     input_shape: tuple[int, int, int],
     shape: torch.Size,
     groups: list[Group],
+    chosen: Callable[[Group, int], list[int]],
 ) -> str | None:
     trial = copy.deepcopy(model)
-    removed = {g.name: removable(g, _half(g)) for g in groups}
+    removed = {g.name: chosen(g, _half(g)) for g in groups}
     image = example_input(trial, input_shape)
     try:
         with torch.no_grad():
@@ -302,6 +307,22 @@ def _narrowed_breaks(
     if silenced and (out - expected).abs().max() > _MISPLACED * effect + 1e-5:
         return "its channels change places on their way to the next layer"
     return None
+
+
+def first(group: Group, count: int) -> list[int]:
+    """The first ``count`` channels, as many of each block of a grouped convolution."""
+    block, each = group.channels // group.step, count // group.step
+    return [b * block + i for b in range(group.step) for i in range(each)]
+
+
+def scattered(group: Group, count: int) -> list[int]:
+    """``count`` channels at places without a pattern, as many of each block."""
+    block, each = group.channels // group.step, count // group.step
+    generator = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(block, generator=generator) for _ in range(group.step)]
+    if group.aligned:
+        orders = [orders[0]] * group.step
+    return sorted(b * block + int(i) for b, order in enumerate(orders) for i in order[:each])
 
 
 def _half(group: Group) -> int:
@@ -331,13 +352,6 @@ def silence(
                 for parameter in target.parameters(recurse=False):
                     parameter.data[places] = 0
     return True
-
-
-def removable(group: Group, count: int) -> list[int]:
-    """The first ``count`` channels, spread evenly over the blocks of a grouped convolution."""
-    block = group.channels // group.step
-    each = count // group.step
-    return [b * block + i for b in range(group.step) for i in range(each)]
 
 
 def _removable_blocks(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[str, ...]:
@@ -383,4 +397,22 @@ def _removable_blocks(model: nn.Module, input_shape: tuple[int, int, int]) -> tu
             if torch.equal(module(probe), probe):
                 blocks.append(name)
     # The innermost ones only: a stage of removable blocks is removed block by block.
-    return tuple(b for b in blocks if not any(o.startswith(b + ".") for o in blocks))
+    innermost = (b for b in blocks if not any(o.startswith(b + ".") for o in blocks))
+    return tuple(block for block in innermost if _runs_without(model, block, input_shape))
+
+
+def leave_out(model: nn.Module, module: str) -> None:
+    """Puts the identity in a module's place."""
+    model.set_submodule(module, nn.Identity())
+
+
+def _runs_without(model: nn.Module, block: str, input_shape: tuple[int, int, int]) -> bool:
+    """Whether nothing else of the model looks into the block."""
+    image = example_input(model, input_shape)
+    shorter = copy.deepcopy(model)
+    leave_out(shorter, block)
+    try:
+        with torch.no_grad():
+            return bool(shorter(image).shape == model(image).shape)
+    except Exception:  # of the person's model: anything
+        return False

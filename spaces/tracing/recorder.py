@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,12 +60,20 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(is_fast)
 
 
-def weighted_calls(model: nn.Module, example: torch.Tensor) -> list[tuple[str, int]]:
-    """(name, output channels) of every product with a weight of the model, in order.
+@dataclass(frozen=True)
+class WeightedCall:
+    """A product with a weight of the model: whose weight it is, and the weight's form.
 
-    Convolutions and linear layers have their names, however they are called; any other weight
-    has its parameter's name.
+    ``name`` is the layer's for convolutions and linear layers, however they are called, else the
+    parameter's. ``form`` is (output channels, input channels of a group, *kernel).
     """
+
+    name: str
+    form: tuple[int, ...]
+
+
+def weighted_calls(model: nn.Module, example: torch.Tensor) -> list[WeightedCall]:
+    """Every product with a weight of the model, in order; transposed convolutions are left out."""
     recorder = Recorder(model, {})
     with torch.no_grad(), plain_attention(), recorder.hooked(), recorder:
         model(example)
@@ -77,7 +86,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module, owner: Mapping[str, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows: list[Row] = []
-        self.calls: list[tuple[str, int]] = []  # of weights: layer or parameter, outputs
+        self.calls: list[WeightedCall] = []
         self._model = model
         self._owner = owner
         self._modules = dict(model.named_modules())
@@ -126,12 +135,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _record(self, func: Any, args: Any, inputs: list[torch.Tensor], out: Any) -> None:
         module = self._stack[-1]
         if func is aten.convolution.default:
-            self._layer(args[0], args[1], out, module, stride=args[3], groups=args[8])
+            transposed, groups = bool(args[6]), int(args[8])
+            self._layer(args[0], args[1], out, module, args[3], groups, transposed)
         elif func in (aten.addmm.default, aten.mm.default, aten.bmm.default):
             source, weight = (args[1], args[2]) if func is aten.addmm.default else args[:2]
             if weight.dim() == 3 and self._name(weight, module) is not None:
                 weight = weight[0]  # the same for every image
-            self._layer(source, weight.mT, out, module, stride=(1, 1), groups=1)
+            self._layer(source, weight.mT, out, module)
         elif func is aten.cat.default:
             self._concat(func, args, inputs, out, module)
         elif inputs:
@@ -170,20 +180,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         weight: torch.Tensor,
         out: Any,
         module: str,
-        stride: Any,
-        groups: int,
+        stride: Any = (1, 1),
+        groups: int = 0,
+        transposed: bool = False,
     ) -> None:
+        """Records a convolution or, with no ``groups``, a matrix product."""
         name = self._name(weight, module)
-        op = "conv" if weight.dim() == 4 else "linear"
+        op = "conv" if groups else "linear"
         axis = x.dim() - 1 if op == "linear" else 1
         in_channels, out_channels = x.shape[axis], out.shape[axis]
-        if name is not None:
-            self.calls.append((name, out_channels))
+        if name is not None and not transposed:
+            self.calls.append(WeightedCall(name, tuple(weight.shape)))
         is_layer = name is not None and isinstance(self._modules.get(name), _LAYERS)
         layer = name if is_layer else None
         if op == "conv" and groups == in_channels > 1:
             op = "depthwise"
-        kernel = (1, 1) if op == "linear" else tuple(weight.shape[2:])
+        kernel = (1, 1) if op == "linear" else _plane(weight.shape[2:])
         group = self._owner.get(layer or "")
         own = Width(0, ((group, 1),)) if group else Width(out_channels)
         if op == "depthwise" and in_channels == out_channels:
@@ -196,9 +208,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out_channels,
             tokens or _size(x, axis),
             tokens or _size(out, axis),
-            (kernel[0], kernel[1]),
-            _pair(stride),
-            groups,
+            kernel,
+            _plane(stride),
+            max(groups, 1),
         )
         self.rows.append(Row(op, layer, module, shape, self._of(x, axis), own))
 
@@ -308,11 +320,15 @@ def _channels(tensor: torch.Tensor, axis: int) -> int:
 
 
 def _size(tensor: torch.Tensor, axis: int) -> tuple[int, int]:
-    """Height and width of a map, whose channels are second or last."""
-    if tensor.dim() != 4:
+    """Height and width of a map, whose channels are second or last; a volume's depth is height."""
+    if tensor.dim() < 3:
         return (1, 1)
-    height = 1 if axis == 3 else 2
-    return (int(tensor.shape[height]), int(tensor.shape[height + 1]))
+    return _plane(tensor.shape[1:-1] if axis == tensor.dim() - 1 else tensor.shape[2:])
+
+
+def _plane(sizes: Sequence[int]) -> tuple[int, int]:
+    """Two sizes of any number of them: a signal is one row, a volume's slices lie side by side."""
+    return (math.prod(sizes[:-1]), int(sizes[-1]))
 
 
 def _pair(value: Any) -> tuple[int, int]:

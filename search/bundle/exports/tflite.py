@@ -68,7 +68,7 @@ class TFLite:
                 program = torch.export.export(source.model, (example,))
             torch.export.save(program, folder / "program.pt2")
             np.save(folder / "calibration.npy", source.images[:CALIBRATION_IMAGES])
-            layers = [(width, name in source.quantized) for name, width in calls]
+            layers = [(call.form[0], call.name in source.quantized) for call in calls]
             (folder / "layers.json").write_text(json.dumps(layers))
             _convert(folder)
             (folder / self.file).replace(target)
