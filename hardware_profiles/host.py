@@ -41,6 +41,19 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def available_bytes() -> int:
+    """Memory that this process may use: of the machine, or of its container where that is less."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            stated = Path("/sys/fs/cgroup", name).read_text().strip()
+        except OSError:
+            continue
+        if stated.isdigit():
+            return min(whole, int(stated))
+    return whole
+
+
 def detect_host() -> HardwareProfile:
     """The shipped profile nearest to this machine, renamed ``host``, with its cores and name."""
     flags = cpu_flags()

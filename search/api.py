@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 import time
 import warnings
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from search.cli import build_parser, request_of, search_for
-from search.masking import masked
+from search.masking import masked, masked_command
 from search.running.interruption import caught
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def _command(given: Mapping[str, Any], objects: Mapping[str, Any]) -> str:
     """What reproduces the search: a command line or, with objects, a call."""
     given = {name: value for name, value in given.items() if name not in ("resume", "study")}
     if not objects:
-        return masked(shlex.join(["python", "-m", "search", *_arguments(given)]))
+        return masked_command(["python", "-m", "search", *_arguments(given)])
     shown = {name: f"<{type(value).__name__}>" for name, value in objects.items()}
     shown |= {n: repr(v) for n, v in given.items() if v not in (None, False, ())}
     return masked(f"compress({', '.join(f'{name}={text}' for name, text in shown.items())})")

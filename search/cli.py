@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from search.durations import seconds, size_bytes
 from search.errors import InputError, SearchError
 from search.inputs.own_code import use_folder
-from search.masking import masked
+from search.masking import masked, masked_command
 from search.quiet import quiet_libraries
 from search.running.interruption import EXIT_INTERRUPTED, came, caught
 
@@ -259,7 +258,7 @@ def _publish(arguments: Sequence[str]) -> int:
 
 def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[int, str | None]:
     """The exit code and, where it was asked for, the result as one line of JSON."""
-    request = request_of(args, masked(shlex.join(again(given))))
+    request = request_of(args, masked_command(again(given)))
     if args.dry_run:
         from search.telling.dry_run import outline
 

@@ -3,15 +3,69 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterable
+from urllib.parse import unquote
 
-# Of web addresses all that is before the host: a token may stand in the place of the user.
-_WEB = re.compile(r"(https?://)[^\s/'\"]*@")
-_OTHER = re.compile(r"([a-z][\w+.-]*://[^\s/:@'\"]*:)[^\s/'\"]*@", re.IGNORECASE)
-_QUERY = re.compile(r"([?&](?:password|passwd|pwd|token|secret|key)=)[^&\s'\"]+", re.IGNORECASE)
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
+_WEB = ("http://", "https://")
+HIDDEN = "***"
 
 
-def masked(text: str) -> str:
-    """The text with the secrets of the addresses in it replaced by ``***``."""
-    text = _WEB.sub(r"\1***@", text)
-    text = _OTHER.sub(r"\1***@", text)
-    return _QUERY.sub(r"\1***", text)
+def masked(text: str, secrets: Iterable[str] = ()) -> str:
+    """The text in which addresses show neither user and password nor their queries.
+
+    A password may hold anything, slashes, quotes and blanks, too: what stands before the last @ of
+    an address counts as secret, and what follows its question mark. It is better to hide too much
+    of a line. ``secrets`` are addresses whose parts are hidden wherever they stand.
+    """
+    for secret in sorted({s for a in secrets for s in secret_parts(a)}, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return "\n".join(map(_masked_line, text.split("\n")))
+
+
+def masked_command(arguments: Iterable[str]) -> str:
+    """A command line, each argument masked by itself and quoted for a shell."""
+    return shlex.join(masked(argument) for argument in arguments)
+
+
+def secret_parts(address: str) -> set[str]:
+    """What of an address is secret: user and password, and the values of its query."""
+    scheme = _SCHEME.match(address)
+    if scheme is None:
+        return set()
+    rest = address[scheme.end() :]
+    parts: set[str] = set()
+    user, at, _ = rest.rpartition("@")
+    if at:
+        name, colon, password = user.partition(":")
+        parts.add(password if colon else name)
+    query = rest.partition("?")[2]
+    parts |= {pair.partition("=")[2] for pair in query.split("&")}
+    parts |= {unquote(part) for part in parts}
+    return {part for part in parts if len(part) > 3}
+
+
+def _masked_line(line: str) -> str:
+    starts = list(_SCHEME.finditer(line))
+    if not starts:
+        return line
+    pieces = [line[: starts[0].start()]]
+    is_address = starts[0].start() == 0
+    for match, following in zip(starts, [*starts[1:], None], strict=True):
+        end = len(line) if following is None else following.start()
+        pieces.append(match[0] + _masked_rest(match[0], line[match.end() : end], is_address))
+    return "".join(pieces)
+
+
+def _masked_rest(scheme: str, rest: str, is_address: bool) -> str:
+    """What follows a scheme, up to the next address or the end of the line."""
+    user, at, after = rest.rpartition("@")
+    # Of web addresses even a user is one: a token may stand there.
+    is_token = scheme.lower() in _WEB and "/" not in user
+    if at and user and (":" in user or is_token):
+        rest = f"{HIDDEN}@{after}"
+    if is_address:
+        path, mark, query = rest.partition("?")
+        return f"{path}?{HIDDEN}" if mark and "=" in query else rest
+    return re.sub(r"\?[^\s'\"]*=[^\s'\"]*", f"?{HIDDEN}", rest)

@@ -212,7 +212,7 @@ def encode(image: Image.Image, kind: str = "PNG") -> Encoded:
     ],
 )
 def test_white_is_255_in_every_mode(image: Image.Image, channels: int) -> None:
-    images = scan([encode(image)])
+    images, _, _ = scan([encode(image)])
     assert images.channels == channels
     assert np.array_equal(images.pixels((2, 2)), np.full((1, channels, 2, 2), 255))
 
@@ -220,7 +220,7 @@ def test_white_is_255_in_every_mode(image: Image.Image, channels: int) -> None:
 def test_large_jpeg_is_resized_as_if_it_were_decoded_in_full() -> None:
     across = np.linspace(0, 255, 640)
     ramp = np.rint(np.broadcast_to(across, (480, 640))).astype(np.uint8)
-    pixels = scan([encode(Image.fromarray(ramp), "JPEG")]).pixels((24, 32))
+    pixels = scan([encode(Image.fromarray(ramp), "JPEG")])[0].pixels((24, 32))
     expected = ramp.reshape(24, 20, 32, 20).mean((1, 3))
     assert np.abs(pixels[0, 0].astype(float) - expected).max() < 3
 

@@ -172,8 +172,8 @@ def write_weights(folder: Path, kind: str) -> Path:
         ("not a number", "weights must be finite", "'5.bias'", "before the training diverged"),
         ("infinite", "weights must be finite", "'0.weight'", "before the training diverged"),
         ("wider", "must fit the architecture", "0.weight 6x1x3x3 for 4x1x3x3", "name the --model"),
-        ("other names", "must fit the architecture", "missing (8): 0.weight", "name the --model"),
-        ("other names", "must fit the architecture", "unexpected (9): body.0", "name the --model"),
+        ("other names", "must fit the architecture", "missing (8): 0.weight", "the prefix 'body.'"),
+        ("other names", "must fit the architecture", "unexpected (9): body.0", "save that part"),
         ("three classes", "the same number of classes", "3 and the data 2", "use data with the"),
     ],
 )
@@ -301,14 +301,16 @@ def write_bad_folder(root: Path, kind: str) -> Path:
         write_folder(root, {"cat": 12, "dog": 1})
     elif kind == "unreadable":
         write_folder(root, {"cat": 4, "dog": 4})
-        (root / "cat" / "2.png").write_bytes(b"no image")
+        for name in ("2.png", "3.png"):
+            (root / "cat" / name).write_bytes(b"no image")
     elif kind == "truncated":
         write_folder(root, {"cat": 4, "dog": 4}, size=(60, 60))
-        path = root / "dog" / "1.png"
-        path.write_bytes(path.read_bytes()[:400])
+        for path in (root / "dog" / "1.png", root / "dog" / "3.png"):
+            path.write_bytes(path.read_bytes()[:400])
     elif kind == "32 bits":
         write_folder(root, {"cat": 4, "dog": 4})
-        Image.new("F", (8, 8)).save(root / "cat" / "x.tif")
+        for name in ("x.tif", "y.tif"):
+            Image.new("F", (8, 8)).save(root / "cat" / name)
     elif kind == "splits of other classes":
         write_folder(root / "train", {"cat": 4, "dog": 4})
         write_folder(root / "test", {"cat": 4, "owl": 4})
@@ -444,10 +446,12 @@ def test_images_beyond_the_memory_are_refused_before_they_are_decoded(
     # as pixels and as numbers of 4 bytes, and the 20 that are evaluated as such numbers.
     needed = 64 * (40 + 6 * 20 + (1 + 4) * 20 + 4 * 20)
     data = write_npz(folder / "a.npz")
-    memory = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": needed * 3 // 2 + 1}
-    monkeypatch.setattr("search.inputs.data.assembling.os.sysconf", memory.__getitem__)
+    memory = [needed * 3 // 2 + 1]
+    monkeypatch.setattr(
+        "search.inputs.data.assembling.available_bytes", lambda: memory[0]
+    )
     load_task("net:network", data=data)
-    memory["SC_PHYS_PAGES"] -= 2
+    memory[0] -= 2
     message = message_of(lambda: load_task("net:network", data=data))
     check(message, "into two thirds of the memory", "40 images of 8x8", "smaller --image-size")
 

@@ -40,7 +40,7 @@ def test_default_takes_one_channel_and_is_picklable() -> None:
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_named_models_take_any_classes_and_channels(spec: str, channels: int) -> None:
-    build, _ = fit(Build(spec, 5, channels, (32, 32)), None)
+    build, *_ = fit(Build(spec, 5, channels, (32, 32)), None)
     assert build.channels == channels  # `fit` has run an image through it
 
 
@@ -65,7 +65,7 @@ def test_function_gets_only_the_parameters_that_it_names(
     text += "        super().__init__(size[0] * size[1], num_classes)\n"
     text += "    def forward(self, images):\n        return super().forward(images.flatten(1))\n"
     write_module(tmp_path, monkeypatch, "named_net", text)
-    build, _ = fit(Build("named_net:Net", 7, 1, (4, 6)), None)
+    build, *_ = fit(Build("named_net:Net", 7, 1, (4, 6)), None)
     assert build().weight.shape == (7, 24)
 
 
@@ -100,7 +100,7 @@ def test_weights_are_read_from_every_common_kind_of_checkpoint(
     build = Build("checkpoint_net:network", 2, 1, (8, 8))
     image = torch.rand(1, 1, 8, 8)
     for name, path in save_variants(model.state_dict(), tmp_path).items():
-        _, state = fit(build, read_weights(path))
+        _, state, _ = fit(build, read_weights(path))
         assert state is not None
         rebuilt = build()
         rebuilt.load_state_dict(state)
@@ -112,7 +112,7 @@ def test_half_weights_become_those_of_the_architecture(
 ) -> None:
     write_module(tmp_path, monkeypatch, "half_net")
     torch.save(network(2).half().state_dict(), tmp_path / "half.pt")
-    _, state = fit(Build("half_net:network", 2, 1, (8, 8)), read_weights(tmp_path / "half.pt"))
+    _, state, _ = fit(Build("half_net:network", 2, 1, (8, 8)), read_weights(tmp_path / "half.pt"))
     assert state is not None
     assert state["0.weight"].dtype == torch.float32
 

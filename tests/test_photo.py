@@ -258,7 +258,7 @@ def encoded(image: Image.Image, kind: str, orientation: int | None = None) -> En
 @pytest.mark.parametrize("orientation", LYING)
 def test_photos_are_turned_as_their_exif_says(orientation: int, kind: str) -> None:
     upright = photo(240, 320)
-    images = scan([encoded(LYING[orientation](upright), kind, orientation)])
+    images, _, _ = scan([encoded(LYING[orientation](upright), kind, orientation)])
     assert images.sizes == {(240, 320)}
     for size in ((240, 320), (24, 30)):  # in full, and so small that a JPEG is decoded in part
         found = images.pixels(size, Resize("crop"))[0].transpose(1, 2, 0).astype(int)
@@ -268,7 +268,7 @@ def test_photos_are_turned_as_their_exif_says(orientation: int, kind: str) -> No
 
 def test_orientation_of_another_value_is_none() -> None:
     for value in (0, 9):
-        assert scan([encoded(photo(20, 30), "PNG", value)]).sizes == {(20, 30)}
+        assert scan([encoded(photo(20, 30), "PNG", value)])[0].sizes == {(20, 30)}
 
 
 def test_pictures_of_a_data_set_stay_as_they_are_and_are_turned_in_a_copy() -> None:
@@ -322,7 +322,7 @@ def test_gray_split_beside_a_color_one_is_read_as_color(
 
 def pixels_of(path: Path, preprocess: Preprocess) -> NDArray[np.uint8]:
     """As a search's loader reads a file."""
-    images = replace(scan([Encoded(path.name, path)]), channels=preprocess.channels)
+    images = replace(scan([Encoded(path.name, path)])[0], channels=preprocess.channels)
     return images.pixels(preprocess.size, preprocess.resize)
 
 

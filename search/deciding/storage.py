@@ -66,7 +66,7 @@ def open_storage(url: str | None, path: Path) -> optuna.storages.RDBStorage:
     try:
         return optuna.storages.RDBStorage(optuna_url(url), engine_kwargs=options)
     except Exception as error:  # of SQLAlchemy, a driver or Optuna: whatever they raise
-        cause = masked(_cause(error))
+        cause = masked(_cause(error), [url])
         raise StudyError(
             f"--storage must be the URL of a database that answers, such as "
             f"postgresql://user@host/database, but {masked(url)} does not: {cause}"

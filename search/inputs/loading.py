@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from search.inputs.models.build import Build
 from search.inputs.models.declared import Declared
 from search.inputs.models.fitting import fit
 from search.inputs.models.given import GivenBuild, declared_by, name_of, snapshot
-from search.inputs.models.weights import check_finite, read_weights
+from search.inputs.models.peeling import Candidate
+from search.inputs.models.weights import check_tensors, read_weights
 from search.inputs.sources import find_source
 from search.running.fingerprint import data_fingerprint
 from search.task import DataSet, Metric, Preprocess, Split, Task
@@ -89,7 +90,7 @@ def load_task(
     classes = raw.classes
     channels = max(images.channels for images in every)
     build = replace(recipe.build, classes=max(len(classes), 2), channels=channels, size=size)
-    build, fitted = fit(build, given, any_classes=metric == "agreement")
+    build, fitted, on_weights = fit(build, given, any_classes=metric == "agreement")
     if len(classes) != build.classes:
         classes = tuple(str(number) for number in range(build.classes))
 
@@ -115,7 +116,7 @@ def load_task(
         classes=classes,
         preprocess=chosen,
         fingerprint=data_fingerprint(splits, chosen),
-        notes=(*raw.notes, *recipe.notes, *notes),
+        notes=(*raw.notes, *recipe.notes, *on_weights, *notes),
     )
     return Task(model if isinstance(model, str) else build.spec, build, fitted, data_set, metric)
 
@@ -129,7 +130,7 @@ class _Recipe:
 
     build: Build
     declared: Declared | None
-    weights: Mapping[str, torch.Tensor] | None
+    weights: Collection[Candidate] | None
     size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
 
@@ -142,16 +143,17 @@ def _recipe(model: Any, weights: Path | None) -> _Recipe:
         if not hasattr(source, "brought"):
             return _Recipe(Build(model, *UNKNOWN), source.declared(argument), given)
         own = source.brought(argument)
-        check_finite(own.weights, repr(argument))
-        recipe = _Recipe(Build(own.spec, *UNKNOWN), None, own.weights, own.size, (own.note,))
+        check_tensors(own.weights, repr(argument))
+        offered = (Candidate("", own.weights),)
+        recipe = _Recipe(Build(own.spec, *UNKNOWN), None, offered, own.size, (own.note,))
     elif not isinstance(model, torch.nn.Module):
         return _Recipe(GivenBuild(name_of(model), *UNKNOWN, function=model), None, given)
     else:
         module = snapshot(model)
         state = module.state_dict()
-        check_finite(state, name_of(model))
+        check_tensors(state, name_of(model))
         build = GivenBuild(name_of(model), *UNKNOWN, module=module)
-        recipe = _Recipe(build, declared_by(model), state)
+        recipe = _Recipe(build, declared_by(model), (Candidate("", state),))
     if given is not None:
         raise InputError(
             f"weights must come with the model or from a file, but {recipe.build.spec!r} has its "

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from rich import box
 from rich.console import Console
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from evaluators import Evaluation, Measurement
 from evaluators.tasks.drop import DropBound
+from search.masking import masked
 from search.publishing.registry import address
 from search.result import Finalist, SearchResult
 from search.running.study_folder import StudyFolder
@@ -301,7 +301,7 @@ def commands(result: SearchResult) -> list[tuple[str, str]]:
         told.append(("review", review_command(result.tracking_uri)))
     told.append(("dashboard", dashboard_command(result)))
     if result.tracking_uri and result.register and result.winner:
-        store = shlex.quote(without_password(result.tracking_uri))
+        store = shlex.quote(masked(result.tracking_uri))
         model = shlex.quote(address(result.register, result.profile.name))
         serve = f"mlflow models serve --model-uri {model} --env-manager local"
         told.append(("serve", f"MLFLOW_TRACKING_URI={store} {serve}"))
@@ -320,16 +320,8 @@ def dashboard_command(result: SearchResult) -> str:
 def review_command(tracking_uri: str) -> str:
     """How to look at an MLflow store; a server is an address to open, without its password."""
     if tracking_uri.startswith(("http://", "https://")):
-        return f"python -m webbrowser {shlex.quote(without_password(tracking_uri))}"
+        return f"python -m webbrowser {shlex.quote(masked(tracking_uri))}"
     return f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}"
-
-
-def without_password(tracking_uri: str) -> str:
-    """The address of a store; of a server without user and password, which belong elsewhere."""
-    parts = urlsplit(tracking_uri)
-    if parts.scheme not in ("http", "https"):
-        return tracking_uri
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def summary(result: SearchResult, width: int = 100) -> str:

@@ -4,9 +4,15 @@ python example.py              the first of the golden images
 python example.py photo.jpg    a picture of yours; this also needs: pip install pillow
 """
 
+import sys
+
+# Nothing that was added to this folder may stand for a module of Python's or for numpy.
+sys.path[:] = [entry for entry in sys.path if entry and entry != sys.path[0]]
+sys.dont_write_bytecode = True  # verify.py takes files that it doesn't know for changes
+
+import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +21,36 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports its u
 import numpy as np
 import onnxruntime as ort
 
-sys.dont_write_bytecode = True  # verify.py takes files that it doesn't know for changes
 HERE = Path(__file__).resolve().parent
 recipe = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
 
 
+def bundled(name: str) -> Any:
+    """The module of that name in this folder."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def stored_pixels(path: str) -> Any:
     """A picture as those of the search were stored: uint8 (1, channels, height, width)."""
-    from photo import Resize, photo_pixels
     from PIL import Image
 
-    with Image.open(path) as image:
-        size = tuple(recipe["stored"] or recipe["size"])
-        return photo_pixels(image, recipe["channels"], size, Resize(**recipe["resize"]))[None]
+    photo = bundled("photo")
+    with Image.open(path, formats=photo.FORMATS) as image:
+        size, rule = tuple(recipe["stored"] or recipe["size"]), photo.Resize(**recipe["resize"])
+        return photo.photo_pixels(image, recipe["channels"], size, rule)[None]
 
 
 def network_input(pixels: Any) -> Any:
     """What the network takes, float32 (N, C, H, W), of pixels, uint8 (N, C, H, W)."""
-    from resize import resized
-
     mean = np.asarray(recipe["mean"], np.float32).reshape(1, -1, 1, 1)
     std = np.asarray(recipe["std"], np.float32).reshape(1, -1, 1, 1)
     scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-    return np.ascontiguousarray(resized(scaled, tuple(recipe["size"])))
+    return np.ascontiguousarray(bundled("resize").resized(scaled, tuple(recipe["size"])))
 
 
 def main() -> None:

@@ -10,24 +10,58 @@ where it was bundled. The latency here is printed, and is a condition only with 
 
 from __future__ import annotations
 
-import hashlib
 import sys
+
+
+def _holds_this_file(entry: str) -> bool:
+    try:
+        with open((entry or ".") + "/verify.py", "rb"):
+            return True
+    except OSError:
+        return False
+
+
+# Before anything else is imported: a file that was added here, such as a hashlib.py or a link
+# called numpy, must not run as if it were Python's own.
+sys.path[:] = [entry for entry in sys.path if entry and not _holds_this_file(entry)]
+sys.dont_write_bytecode = True
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import stat
+import time
 from pathlib import Path
+from typing import Any, Callable, Iterator  # noqa: UP035  # Python 3.9
 
 HERE = Path(__file__).resolve().parent
+AGAIN = "copy the bundle again"
+
+
+def _content(path: Path) -> bytes:
+    """What a regular file holds; a pipe would keep its reader waiting for ever.
+
+    Raises:
+        OSError: it can't be read, or is a link or anything else that is no file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "is not a regular file")
+        return file.read()
+
+
 # This file is checked twice, here and with all the others below, so that no changed byte of it
 # can switch off the check that would have found it.
-if hashlib.sha256((HERE / "verify.py").read_bytes()).hexdigest() not in (
-    HERE / "manifest.sha256"
-).read_text(encoding="latin-1"):
-    sys.exit(Path(__file__).name + " or manifest.sha256 changed; copy the bundle again")
-
-import argparse  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import platform  # noqa: E402
-import time  # noqa: E402
-from typing import Any, Callable  # noqa: E402, UP035  # collections.abc's is no better in 3.9
+try:
+    if hashlib.sha256(_content(HERE / "verify.py")).hexdigest().encode() not in _content(
+        HERE / "manifest.sha256"
+    ):
+        sys.exit("verify.py or manifest.sha256 changed; " + AGAIN)
+except OSError as unreadable:
+    sys.exit(f"verify.py and manifest.sha256 must be readable files, but: {unreadable}; {AGAIN}")
 
 # Before onnxruntime is imported, which else reports its use to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -38,22 +72,46 @@ MIN_RUNS, MAX_RUNS = 5, 2000
 
 def changed_files() -> list[str]:
     """One sentence for each file that is missing, not as listed or not listed at all."""
-    lines = (HERE / "manifest.sha256").read_bytes().splitlines(keepends=True)
+    lines = _content(HERE / "manifest.sha256").splitlines(keepends=True)
     listed, seal = b"".join(lines[:-1]), b"".join(lines[-1:])
     if seal != f"# {hashlib.sha256(listed).hexdigest()}\n".encode():
-        return ["manifest.sha256: does not match its own last line; copy the bundle again"]
+        return [f"manifest.sha256: does not match its own last line; {AGAIN}"]
     found, names = [], {"manifest.sha256"}
-    for line in listed.decode().splitlines():
-        expected, name = line.split("  ", 1)
-        path = HERE / name
+    for line in listed.decode("utf-8", "replace").splitlines():
+        expected, separator, name = line.partition("  ")
+        if not separator or name.startswith("/") or ".." in name.split("/"):
+            return [f"manifest.sha256: has a line that lists no file of this folder; {AGAIN}"]
         names.add(name)
-        if not path.is_file():
-            found.append(f"{name}: is missing; copy the bundle again")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            found.append(f"{name}: is not the file that manifest.sha256 lists; copy it again")
-    there = {p.relative_to(HERE).as_posix() for p in HERE.rglob("*") if not p.is_dir()}
-    found += [f"{n}: is not listed in manifest.sha256; remove it" for n in sorted(there - names)]
+        try:
+            if hashlib.sha256(_content(HERE / name)).hexdigest() != expected:
+                found.append(f"{name}: is not the file that manifest.sha256 lists; {AGAIN}")
+        except FileNotFoundError:
+            found.append(f"{name}: is missing; {AGAIN}")
+        except OSError as error:
+            found.append(f"{name}: must be a file that can be read, but: {error}; {AGAIN}")
+    for name, kind in _entries(HERE, ""):
+        if name not in names:
+            shown, what = name if name.isprintable() else ascii(name), "is not"
+            if kind != "file":
+                what = f"is a {kind} and not"
+            found.append(f"{shown}: {what} listed in manifest.sha256; remove it")
+        elif kind == "link":
+            found.append(f"{name}: must be a file, but is a link; {AGAIN}")
     return found
+
+
+def _entries(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
+    """All in a folder, and empty folders, by name and kind; links are not followed."""
+    with os.scandir(folder) as inside:
+        for entry in sorted(inside, key=lambda one: one.name):
+            name = prefix + entry.name
+            if entry.is_symlink():
+                yield name, "link"
+            elif entry.is_dir(follow_symlinks=False):
+                within = list(_entries(Path(entry.path), name + "/"))
+                yield from within or [(name, "folder")]
+            else:
+                yield name, "file" if entry.is_file(follow_symlinks=False) else "special file"
 
 
 def read_json(name: str) -> Any:

@@ -169,5 +169,13 @@ def _classes(
         )
     if not labels:
         return ()
-    names = [str(name) for name in np.asarray(arrays["classes"])] if "classes" in arrays else None
+    names = None
+    if "classes" in arrays:
+        titles = np.asarray(arrays["classes"])
+        if titles.ndim != 1 or titles.dtype.kind not in "USOiu":
+            raise InputError(
+                f"classes must be names of shape (N,), but {origin} has {titles.dtype} of shape "
+                f"{titles.shape}; save a list of names"
+            )
+        names = [str(name) for name in titles]
     return tuple(class_names(labels, names, origin))

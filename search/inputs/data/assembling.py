@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_profiles.host import available_bytes
 from search.errors import InputError
+from search.inputs.data.encoded import broken_note
 from search.inputs.data.photo import SQUASHED, Resize
-from search.inputs.data.raw import Pixels, RawData, SplitName
+from search.inputs.data.raw import BrokenImagesError, Pixels, RawData, RawSplit, SplitName
 from search.inputs.data.splitting import (
     CALIBRATION_IMAGES,
     group_duplicates,
@@ -61,18 +62,23 @@ def assemble(
     given: dict[SplitName, Split] = {}
     groups: dict[SplitName, NDArray[np.int64]] = {}
     most = max(split.images.channels for split in raw.splits.values())
-    decoded = {
-        name: _repeat(split.images.pixels(size, resize), most)
-        for name, split in raw.splits.items()
-    }
+    decoded: dict[SplitName, Pixels] = {}
+    labeled: dict[SplitName, NDArray[np.int64] | None] = {}
+    broken: list[str] = []
+    for name, split in raw.splits.items():
+        pixels, labeled[name], names = _decoded(split, size, resize)
+        decoded[name] = _repeat(pixels, most)
+        broken += names
     numbers = group_duplicates(chain.from_iterable(decoded.values()))
     for name, pixels in decoded.items():
         groups[name], numbers = numbers[: len(pixels)], numbers[len(pixels) :]
-        labels = raw.splits[name].labels
+        labels = labeled[name]
         if labels is None:
             labels = np.zeros(len(pixels), np.int64)
         given[name] = Split(_repeat(pixels, channels), labels)
     notes = _mixed(raw) + _shared(groups)
+    if broken:
+        notes.append(broken_note(broken))
     whole = given["train"]
     parts = split_indices(whole.labels, groups["train"], missing_shares(list(given)), seed)
     made: Mapping[SplitName, Split] = {
@@ -80,6 +86,17 @@ def assemble(
         for name, indices in parts.items()
     }
     return {**given, **made}, notes
+
+
+def _decoded(
+    split: RawSplit, size: tuple[int, int], resize: Resize
+) -> tuple[Pixels, NDArray[np.int64] | None, list[str]]:
+    """Pixels and labels of a split, and the names of images that are passed over."""
+    try:
+        return split.images.pixels(size, resize), split.labels, []
+    except BrokenImagesError as error:
+        labels = None if split.labels is None else np.delete(split.labels, error.indices)
+        return error.others, labels, error.names
 
 
 def check_splits(
@@ -158,7 +175,7 @@ def _check_memory(raw: RawData, size: tuple[int, int], channels: int) -> None:
     whole, total = given["train"], sum(shares.values())
     made = {name: round(share / total * whole) for name, share in shares.items()}
     needed = needed_bytes({**given, **made}, channels * size[0] * size[1])
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = available_bytes()
     if needed > SHARE_OF_MEMORY * there:
         count = sum(given.values())
         raise InputError(

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from hardware_profiles.regular_files import open_regular
 from search.errors import InputError
-from search.inputs.data.photo import SQUASHED, Resize, photo_pixels, upright_size
-from search.inputs.data.raw import Pixels
+from search.inputs.data.photo import FORMATS, SQUASHED, Resize, photo_pixels, upright_size
+from search.inputs.data.raw import BrokenImagesError, Pixels
 from search.inputs.own_code import one_line
 
 GRAY = frozenset({"1", "L", "LA", "La", "I;16", "I;16L", "I;16B"})
 COLOR = frozenset({"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"})
+SHOWN = 3  # names in a note
+BROKEN_SHARE = 0.01  # of a split's images, that are passed over
 # Decoding and resizing leave Python's lock, so that threads use every core.
 THREADS = 2 * (os.cpu_count() or 1)
 
@@ -34,11 +38,16 @@ class Encoded:
     name: str
     content: Path | bytes
 
-    def open(self) -> AbstractContextManager[Image.Image]:
+    @contextmanager
+    def open(self) -> Iterator[Image.Image]:
         """The image, its pixels not decoded yet."""
-        if isinstance(self.content, bytes):
-            return Image.open(io.BytesIO(self.content))
-        return Image.open(self.content)
+        file = (
+            io.BytesIO(self.content)
+            if isinstance(self.content, bytes)
+            else open_regular(self.content)
+        )
+        with file, Image.open(file, formats=FORMATS) as image:
+            yield image
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,8 @@ class EncodedImages:
         """All images, uint8 (N, C, height, width), brought to ``size`` as ``resize`` says.
 
         Raises:
-            InputError: an image can't be decoded.
+            BrokenImagesError: a few images can't be decoded.
+            InputError: too many can't.
         """
         result = np.empty((len(self), self.channels, *size), np.uint8)
 
@@ -70,15 +80,20 @@ class EncodedImages:
             with self.items[index].open() as image:
                 result[index] = photo_pixels(image, self.channels, size, resize)
 
-        run_each([item.name for item in self.items], decode)
+        broken = passed_over(failures([item.name for item in self.items], decode), len(self))
+        if broken:
+            names = [self.items[index].name for index in broken]
+            raise BrokenImagesError(broken, names, np.delete(result, broken, 0))
         return result
 
 
-def scan(items: Sequence[Encoded]) -> EncodedImages:
-    """Reads the headers.
+def scan(items: Sequence[Encoded]) -> tuple[EncodedImages, NDArray[np.intp], list[str]]:
+    """Reads the headers; gives the images, their indices in ``items``, and the broken ones' names.
+
+    A lone image that can't be read is passed over, and as many as one in a hundred.
 
     Raises:
-        InputError: an image is unreadable.
+        InputError: more are unreadable; names the first.
     """
     channels = np.zeros(len(items), np.int64)
     sizes: set[tuple[int, int]] = set()
@@ -88,9 +103,30 @@ def scan(items: Sequence[Encoded]) -> EncodedImages:
             channels[index] = channels_of_mode(image.mode)
             sizes.add(upright_size(image))
 
-    run_each([item.name for item in items], read)
-    gray = int((channels == 1).sum())
-    return EncodedImages(tuple(items), int(channels.max()), gray, frozenset(sizes))
+    broken = passed_over(failures([item.name for item in items], read), len(items))
+    kept = np.setdiff1d(np.arange(len(items)), broken)
+    gray = int((channels[kept] == 1).sum())
+    images = EncodedImages(
+        tuple(items[i] for i in kept), int(channels[kept].max()), gray, frozenset(sizes)
+    )
+    return images, kept, [items[i].name for i in broken]
+
+
+def passed_over(failed: Mapping[int, InputError], images: int) -> list[int]:
+    """The indices of broken images that a search does without.
+
+    Raises:
+        InputError: they are more than a lone one and than one in a hundred; the first's error.
+    """
+    if len(failed) > max(1, int(BROKEN_SHARE * images)) or len(failed) == images:
+        raise failed[min(failed)]
+    return sorted(failed)
+
+
+def broken_note(names: Sequence[str]) -> str:
+    """A sentence on images that are passed over."""
+    shown = ", ".join(map(repr, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
+    return f"{len(names)} broken image(s) passed over: {shown}"
 
 
 def run_each(names: Sequence[str], work: Callable[[int], None], threads: int = THREADS) -> None:
@@ -99,19 +135,29 @@ def run_each(names: Sequence[str], work: Callable[[int], None], threads: int = T
     Raises:
         InputError: an image is damaged; names the first.
     """
+    failed = failures(names, work, threads)
+    if failed:
+        raise failed[min(failed)]
+
+
+def failures(
+    names: Sequence[str], work: Callable[[int], None], threads: int = THREADS
+) -> dict[int, InputError]:
+    """Calls ``work`` with each index, in threads; what is wrong with images, by index."""
+    failed: dict[int, InputError] = {}
     with ThreadPoolExecutor(threads) as pool:
         futures = [pool.submit(work, index) for index in range(len(names))]
-        for name, future in zip(names, futures, strict=True):
+        for index, future in enumerate(futures):
             try:
                 future.result()
+            except InputError as error:
+                failed[index] = error
             except Exception as error:  # damaged bytes make Pillow's readers raise anything
-                pool.shutdown(cancel_futures=True)
-                if isinstance(error, InputError):
-                    raise
-                raise InputError(
-                    f"an image must be readable, but {name!r} is not "
+                failed[index] = InputError(
+                    f"an image must be readable, but {names[index]!r} is not "
                     f"({one_line(error)[:120]}); replace or delete it"
-                ) from error
+                )
+    return failed
 
 
 def channels_of_mode(mode: str) -> int:

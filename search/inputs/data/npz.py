@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hardware_profiles.regular_files import open_regular
 from search.errors import InputError
 from search.inputs.data.arrays import find_names, from_arrays
 from search.inputs.data.raw import RawData
-from search.inputs.first_bytes import first_bytes, told
+from search.inputs.first_bytes import check_size, first_bytes, told
 from search.inputs.own_code import one_line
 
 PREFIX = "npz"
@@ -43,10 +44,15 @@ def load(argument: str) -> RawData:
     check(argument)
     path = Path(argument)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path) as content, np.load(content, allow_pickle=False) as file:
             names = [name for pair in find_names(file.files).values() for name in pair if name]
             kept = [name for name in file.files if name in names or name == "classes"]
+            members = {info.filename.removesuffix(".npy"): info for info in file.zip.infolist()}
+            for name in kept or file.files:
+                check_size(members[name].file_size, f"{name!r} of {argument!r}")
             arrays = {name: file[name] for name in kept or file.files}
+    except InputError:
+        raise
     except Exception as error:  # damaged bytes make the reader raise anything
         pickled = "allow_pickle" in str(error)
         reason = "it holds pickled objects, which are never run" if pickled else one_line(error)

@@ -12,10 +12,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from hardware_profiles.regular_files import open_regular
 from search.errors import InputError
 from search.inputs.data.arrays import class_names, to_labels
-from search.inputs.data.encoded import Encoded, scan
+from search.inputs.data.encoded import Encoded, broken_note, scan
 from search.inputs.data.raw import SPLIT_NAMES, RawData, RawSplit, SplitName
+from search.inputs.first_bytes import check_size
 from search.inputs.own_code import one_line
 from search.optional import import_optional
 
@@ -67,12 +69,17 @@ def load(argument: str) -> RawData:
             f"data must have a train split, but {argument!r} has {', '.join(items) or 'no rows'}; "
             f"add a file such as train-00000-of-00001.parquet"
         )
-    splits = {
-        split: RawSplit(scan(images), to_labels(labels[split], f"the labels of {argument!r}"))
-        for split, images in items.items()
-    }
+    splits: dict[SplitName, RawSplit] = {}
+    broken: list[str] = []
+    for split, encoded in items.items():
+        readable, kept, names_of_broken = scan(encoded)
+        classes = to_labels(labels[split], f"the labels of {argument!r}")
+        splits[split] = RawSplit(readable, classes[kept])
+        broken += names_of_broken
     every = [split.labels for split in splits.values() if split.labels is not None]
-    return RawData(Path(argument).stem, splits, tuple(class_names(every, names, repr(argument))))
+    titles = tuple(class_names(every, names, repr(argument)))
+    notes = (broken_note(broken),) if broken else ()
+    return RawData(Path(argument).stem, splits, titles, notes=notes)
 
 
 def _paths(argument: str) -> list[Path]:
@@ -91,8 +98,17 @@ def _split_of(path: Path) -> SplitName:
 def _read(path: Path) -> Any:
     parquet = import_optional("pyarrow.parquet", "a parquet file")
     try:
-        return parquet.read_table(path)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are of these two kinds
+        with open_regular(path) as file:
+            source = parquet.ParquetFile(file)
+            stated = sum(
+                source.metadata.row_group(i).total_byte_size
+                for i in range(source.metadata.num_row_groups)
+            )
+            check_size(stated, f"the parquet file {str(path)!r}")
+            return source.read()
+    except InputError:
+        raise
+    except Exception as error:  # damaged bytes make the reader raise anything
         raise InputError(
             f"parquet: must name readable files, but {str(path)!r} is damaged "
             f"({one_line(error)[:120]}); copy it again"
@@ -120,5 +136,11 @@ def _names(table: Any, label: str) -> list[str] | None:
     metadata = (table.schema.metadata or {}).get(b"huggingface")
     if metadata is None:
         return None
-    feature = json.loads(metadata).get("info", {}).get("features", {}).get(label, {})
-    return feature.get("names") if isinstance(feature, dict) else None
+    try:
+        value: Any = json.loads(metadata)
+    except ValueError:  # not JSON, or not text
+        return None
+    for key in ("info", "features", label, "names"):
+        value = value.get(key) if isinstance(value, dict) else None
+    is_names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return value if is_names and value else None

@@ -43,6 +43,8 @@ class Resize:
 
 
 SQUASHED = Resize()
+# Pillow would try all it knows on any content, whatever the file's name: PostScript starts gs.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hardware_profiles.regular_files import read_text
 from search.errors import InputError
 from search.inputs.data.photo import SQUASHED, Interpolation, Mode, Resize
 from search.inputs.data.raw import Pixels
@@ -66,13 +67,13 @@ def parse_image_size(text: str) -> tuple[int, int]:
     Raises:
         InputError: something else, or a side of less than 1 or more than 4096.
     """
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text.strip().lower(), re.ASCII)
     if match:
         height, width = int(match[1]), int(match[2] or match[1])
         if 1 <= height <= 4096 and 1 <= width <= 4096:
             return height, width
     raise InputError(
-        f"--image-size must be a side or HEIGHTxWIDTH of 1 to 4096 pixels, but got {text!r}; "
+        f"--image-size must be a side or HEIGHTxWIDTH of 1 to 4096 pixels, but got {text[:40]!r}; "
         f"write 128 or 96x128"
     )
 
@@ -84,20 +85,24 @@ def read_preprocess(path: Path) -> PreprocessFile:
         InputError: it can't be read, or breaks a rule.
     """
     try:
-        return PreprocessFile.model_validate_json(path.read_bytes())
-    except OSError as error:
+        return PreprocessFile.model_validate_json(read_text(path))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            raise _broken_rule(error, path) from error
         raise InputError(
             f"--preprocess must be a readable JSON file, but {str(path)!r} is not "
-            f"({error.strerror}); check the path"
+            f"({getattr(error, 'strerror', None) or 'not UTF-8'}); check the path"
         ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(
-            f"--preprocess must hold size [height, width], mean and std (above 0, for pixels in "
-            f"0..1) or resize (mode, sides, interpolation), but in {str(path)!r} {where}: "
-            f"{first['msg']}; correct it"
-        ) from error
+
+
+def _broken_rule(error: ValidationError, path: Path) -> InputError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    return InputError(
+        f"--preprocess must hold size [height, width], mean and std (above 0, for pixels in "
+        f"0..1) or resize (mode, sides, interpolation), but in {str(path)!r} {where}: "
+        f"{first['msg']}; correct it"
+    )
 
 
 def choose_size(

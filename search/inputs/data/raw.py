@@ -26,6 +26,14 @@ SPLIT_NAMES: Mapping[str, SplitName] = {
 }
 
 
+class BrokenImagesError(Exception):
+    """A few images can't be decoded: their ``indices`` and ``names``; ``others`` are the rest."""
+
+    def __init__(self, indices: list[int], names: list[str], others: Pixels) -> None:
+        super().__init__(f"{len(indices)} images can't be decoded")
+        self.indices, self.names, self.others = indices, names, others
+
+
 class Images(Protocol):
     """Images of one channel count, resized when asked for."""
 
@@ -51,7 +59,8 @@ class Images(Protocol):
         """All images, uint8 (N, C, height, width), brought to ``size`` as ``resize`` says.
 
         Raises:
-            InputError: an image can't be decoded.
+            BrokenImagesError: a few can't be decoded.
+            InputError: too many can't be decoded.
         """
 
 

@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
 from search.errors import InputError
 from search.inputs.models.build import Build
 from search.inputs.models.channels import first_convolution
-from search.inputs.models.weights import AUXILIARY_HEADS
+from search.inputs.models.given import check_module
+from search.inputs.models.peeling import Candidate, peel, unknown_prefix
+from search.inputs.models.weights import AUXILIARY_HEADS, check_finite, masks_of
 from search.inputs.own_code import one_line
 
 SHOWN = 3  # names in a message
 State = dict[str, torch.Tensor]
 
 
-def fit(
-    build: Build, weights: Mapping[str, torch.Tensor] | None, any_classes: bool = False
-) -> tuple[Build, State | None]:
+class Fitted(NamedTuple):
+    """A recipe, weights for it, and what a person should know of how they were taken."""
+
+    build: Build
+    state: State | None
+    notes: tuple[str, ...]
+
+
+def fit(build: Build, offered: Collection[Candidate] | None, any_classes: bool = False) -> Fitted:
     """The recipe for as many input channels as the network has, and weights that load strictly.
 
     Gray images can be repeated for a network of three channels. With ``any_classes`` the recipe
-    takes its number of classes from the weights.
+    takes its number of classes from the weights. Of the weights that are ``offered`` those are
+    taken that fit.
 
     Raises:
         InputError: the architecture can't be built, can't take the images, or doesn't fit the
             weights or the number of classes.
     """
     model = _try_build(build)
+    notes: tuple[str, ...] = ()
+    weights: Mapping[str, torch.Tensor] | None = None
+    if offered is not None:
+        peeled = peel(offered, model.state_dict().keys())
+        weights = next(iter(offered)).state if peeled is None else peeled.state
+        notes = (peeled.note,) if peeled is not None and peeled.note else ()
     fitted = replace(build, channels=_channels(build, model, weights))
     if weights is not None and any_classes:
         fitted = replace(fitted, classes=_classes(build, model.state_dict(), weights))
@@ -38,21 +54,27 @@ def fit(
     shape = _output_shape(fitted, model)
     if any_classes and isinstance(shape, tuple) and len(shape) == 2:
         fitted = replace(fitted, classes=max(shape[1], 2))  # some models can't be told how many
-    state = None if weights is None else _fit_weights(fitted, model.state_dict(), weights)
+    state: State | None = None
+    if weights is not None and offered is not None:
+        prefix = unknown_prefix(offered, model.state_dict().keys())
+        state = _fit_weights(fitted, model.state_dict(), weights, prefix)
+        check_finite(state, f"the weights for {fitted.spec!r}", masks_of(model))
     if shape != (1, fitted.classes):
         raise InputError(
             f"a model must give one score per class, (1, {fitted.classes}) for one image, but "
             f"{fitted.spec!r} gave {shape}; return the logits of the data's {fitted.classes} "
             f"classes"
         )
-    return fitted, state
+    return Fitted(fitted, state, notes)
 
 
 def _try_build(build: Build) -> torch.nn.Module:
     """The architecture; the global random state is left as it was."""
     try:
         with torch.random.fork_rng(devices=[]):
-            return build()
+            model = build()
+        check_module(model, build.spec)
+        return model
     except InputError:
         raise
     except Exception as error:  # of the architecture's own code: anything
@@ -65,7 +87,11 @@ def _try_build(build: Build) -> torch.nn.Module:
 def _channels(
     build: Build, model: torch.nn.Module, weights: Mapping[str, torch.Tensor] | None
 ) -> int:
-    """How many channels the network takes: as its weights say, else its first convolution."""
+    """How many channels the network takes: as its weights say, else its first convolution.
+
+    A stem that moves pixels into channels reads more; a network that runs on the images as they
+    are takes their channels.
+    """
     found = first_convolution(model)
     if found is None:
         return build.channels
@@ -75,6 +101,10 @@ def _channels(
         channels = kernel.shape[1]
     if channels == build.channels or (channels == 3 and build.channels == 1):
         return channels
+    if kernel is None and _runs(build, model):
+        return build.channels
+    if build.channels == 1 and _runs(replace(build, channels=3), model):
+        return 3
     remedy = "convert the images to gray" if channels == 1 else "use one of 1 or 3 channels"
     raise InputError(
         f"a network must take as many channels as the images have, but {build.spec!r} takes "
@@ -83,7 +113,10 @@ def _channels(
 
 
 def _fit_weights(
-    build: Build, wanted: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
+    build: Build,
+    wanted: Mapping[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
+    prefix: str | None,
 ) -> State:
     """The weights, complete and in the types of the architecture."""
     classes = _classes(build, wanted, weights)
@@ -111,10 +144,12 @@ def _fit_weights(
         if names
     ]
     if differences:
+        remedy = "name the --model (and --image-size) that they were trained with"
+        if prefix is not None:
+            remedy = f"without the prefix {prefix!r} most of them would fit: save that part"
         raise InputError(
             f"weights must fit the architecture, but for {build.spec!r} these keys don't: "
-            f"{'; '.join(differences)}; name the --model (and --image-size) that they were "
-            f"trained with"
+            f"{'; '.join(differences)}; {remedy}"
         )
     return {
         name: weights[name].to(tensor.dtype).clone() if name in weights else tensor
@@ -139,6 +174,16 @@ def _classes(
     }
     found, built = pairs.pop() if len(pairs) == 1 else (-1, -1)
     return int(found) if built == build.classes else build.classes
+
+
+def _runs(build: Build, model: torch.nn.Module) -> bool:
+    """Whether the network takes an image of the recipe's channels and size."""
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, build.channels, *build.size))
+    except Exception:  # of the architecture's own code: anything
+        return False
+    return True
 
 
 def _output_shape(build: Build, model: torch.nn.Module) -> tuple[int, ...] | str:
