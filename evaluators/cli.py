@@ -33,6 +33,7 @@ from hardware_profiles.devices.device import (
 )
 from hardware_profiles.devices.session import AgentSession
 from hardware_profiles.output import until_closed
+from hardware_profiles.printable import printable
 
 _ROWS = 25
 _WIDTHS = (32, 8)
@@ -64,13 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         found = measure(args.model, args.target, args.tier, args.device, args.threads)
     except (GraphError, ProfileError, AddressError, ModelError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr)
         return 2
     except (emulator.EmulatorError, DeviceError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr)
         return 1
     with until_closed():
-        print(json.dumps(found) if args.json else "\n".join(_lines(found)))
+        print(json.dumps(found) if args.json else printable("\n".join(_lines(found))))
     return 0
 
 

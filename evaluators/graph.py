@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from hardware_profiles.ops import Op, OpShape
+from hardware_profiles.regular_files import open_regular, shortened
 
 _INT8_OPS = frozenset(
     {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"}
@@ -107,15 +109,68 @@ def read_model(path: Path) -> onnx.ModelProto:
         GraphError: it is missing or is not an ONNX file, or more than the batch is dynamic.
     """
     try:
-        model = onnx.load(str(path))
-    except FileNotFoundError:
-        raise GraphError(f"a model must be a readable file, but {path} does not exist") from None
-    except (DecodeError, IsADirectoryError) as error:
+        with open_regular(path) as file:
+            model = onnx.load_model_from_string(file.read())
+    except OSError as error:
+        raise GraphError(
+            f"a model must be a readable file, but {shortened(path)} is not: {error.strerror}"
+        ) from None
+    except (DecodeError, ValueError) as error:
         raise GraphError(f"a model must be an ONNX file, but {path} is not: {error}") from None
+    _load_external(model, path)
     if not model.graph.node:
         raise GraphError(f"a model must be an ONNX file with operators, but {path} has none")
     _check_inputs(model, path)
     return model
+
+
+def _load_external(model: onnx.ModelProto, path: Path) -> None:
+    """Reads the weights that lie in files of their own, beside the model and nowhere else.
+
+    Raises:
+        GraphError: one is missing, too short, a link, or outside of the model's folder.
+    """
+    for tensor in _tensors(model.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        rule = f"weights of {path} must lie in files beside it, but {tensor.name!r}"
+        if not location or Path(location).is_absolute() or ".." in Path(location).parts:
+            raise GraphError(f"{rule} is in {location!r}; save the model as one file")
+        beside = path.parent / location
+        try:
+            inside = [beside, *beside.parents[: len(Path(location).parts) - 1]]
+            if any(part.is_symlink() for part in inside):
+                raise OSError(0, "is a link")
+            with open_regular(beside) as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+            offset = int(entries.get("offset") or 0)
+            length = int(entries.get("length") or size_bytes - offset)
+            if offset < 0 or length < 0 or offset + length > size_bytes:
+                raise ValueError(f"{offset} to {offset + length} of {size_bytes} bytes")
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise GraphError(
+                f"{rule} can't be read from {location!r} ({why}); copy the file again, or save "
+                f"the model as one file"
+            ) from None
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every constant of a graph and of those inside its nodes."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node:
+                    yield from _tensors(inner)
 
 
 def _check_inputs(model: onnx.ModelProto, path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from hardware_profiles import commands
 from hardware_profiles.output import until_closed
+from hardware_profiles.printable import printable
 from hardware_profiles.profile import ProfileError
 
 
@@ -50,6 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         with until_closed():
             code = int(args.run(args))
     except ProfileError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr)
         return 2
     return code

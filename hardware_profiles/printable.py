@@ -9,7 +9,7 @@ def printable(text: str) -> str:
     A file's or layer's name could else move the cursor, color what follows, or forge a line.
     """
     return "".join(
-        character if character.isprintable() or character == "\n" else _escaped(character)
+        character if character.isprintable() or character in "\n\u00a0" else _escaped(character)
         for character in text
     )
 

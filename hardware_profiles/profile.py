@@ -17,9 +17,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from hardware_profiles.events import FEATURES
 from hardware_profiles.ops import OPS, OpShape
+from hardware_profiles.regular_files import read_text, shortened
 from hardware_profiles.terms import TERMS, VARIANTS, WEIGHTED, amounts, padded_work, variant
 
 PROFILE_VERSION = 1
+LARGEST_BYTES = 2**20
 DATA = Path(__file__).parent / "data"
 _STRICT = ConfigDict(extra="forbid")
 
@@ -272,11 +274,14 @@ def read_profile(path: Path) -> HardwareProfile:
         ProfileError: the file is missing, not TOML, of another version, or breaks the schema.
     """
     try:
-        raw = tomllib.loads(path.read_text())
+        raw = tomllib.loads(read_text(path, LARGEST_BYTES))
     except OSError as error:
-        raise ProfileError(f"a profile must be a readable file, but got {path}: {error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"a profile must be valid TOML, but {path} is not: {error}") from None
+        raise ProfileError(
+            f"a profile must be a readable file, but {shortened(path)} is not: {error.strerror}"
+        ) from None
+    except (ValueError, RecursionError) as error:  # of tomllib, of numbers, or of the encoding
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ProfileError(f"a profile must be valid TOML, but {path} is not: {why}") from None
     if raw.get("version") != PROFILE_VERSION:
         raise ProfileError(
             f"a profile's version must be {PROFILE_VERSION}, but {path.name} has "
@@ -288,6 +293,8 @@ def read_profile(path: Path) -> HardwareProfile:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ProfileError(f"{path.name}: {where}: {first['msg']}") from None
+    except RecursionError:
+        raise ProfileError(f"a profile must be flat, but {path} is nested too deeply") from None
     if profile.counts is not None:
         _check_counts(path.name, profile.counts)
     _check_kernels(path.name, profile.kernels)

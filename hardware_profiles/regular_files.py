@@ -7,7 +7,15 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+SHOWN = 200  # characters of a path in a message
 TEXT_BYTES = 2**24  # more than any profile, preprocessing or study has
+
+
+def shortened(path: Path | str) -> str:
+    """A path for a message of one line, its middle left out where it is very long."""
+    text = str(path)
+    half = SHOWN // 2
+    return text if len(text) <= SHOWN else f"{text[:half]}…{text[-half:]}"
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -320,6 +320,7 @@ class Search:
             owner=self._folder.id,
             note=self._progress.note,
         )
+        self._folder.check_results(len(study.trials))
         self._tracker.begin(study, self._request.task.data)
         budget = self._request.budget_s
         reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)

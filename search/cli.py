@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from hardware_profiles.printable import printable
+from hardware_profiles.regular_files import shortened
 from search.durations import seconds, size_bytes
 from search.errors import InputError, SearchError
 from search.inputs.own_code import use_folder
@@ -220,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args = build_parser().parse_args(given)
     except InputError as error:
-        print(f"search: {error}", file=sys.stderr)
+        _tell(str(error))
         return error.exit_code
     out = sys.stdout
     # Whatever libraries and the person's own code print is talk; the result comes last.
@@ -228,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code, line = _run(args, given, began)
         except SearchError as error:
-            print(f"search: {error}", file=sys.stderr)
+            _tell(str(error))
             return error.exit_code
         except KeyboardInterrupt:
             print(
@@ -249,26 +251,37 @@ def _publish(arguments: Sequence[str]) -> int:
     try:
         return command.main(arguments, _Parser)
     except SearchError as error:
-        print(f"search: {error}", file=sys.stderr)
+        _tell(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         print("search: interrupted; what is published stays there", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
+def _tell(sentence: str) -> None:
+    """One line on standard error, whatever names in it hold."""
+    print(f"search: {printable(' '.join(sentence.splitlines()))}", file=sys.stderr)
+
+
 def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[int, str | None]:
     """The exit code and, where it was asked for, the result as one line of JSON."""
-    request = request_of(args, masked_command(again(given)))
+    try:
+        request = request_of(args, masked_command(again(given)))
+    except OSError as error:
+        raise InputError(
+            f"a path must be one that can be opened here, but {shortened(error.filename or '')!r} "
+            f"is not ({error.strerror}); check the options that name files"
+        ) from error
     if args.dry_run:
         from search.telling.dry_run import outline
 
         found = outline(request)
-        print(found.told(), file=sys.stderr)
+        print(printable(found.told()), file=sys.stderr)
         return 0, json.dumps(found.to_json(), allow_nan=False) if args.json else None
     result = search_for(request, args, began)
     from search.telling.summary import summary, to_json
 
-    print(summary(result), file=sys.stderr)
+    print(printable(summary(result)), file=sys.stderr)
     line = json.dumps(to_json(result), allow_nan=False) if args.json else None
     if came():
         return EXIT_INTERRUPTED, line
@@ -345,7 +358,7 @@ def request_of(
             f"'package.module:function'"
         )
     for note in task.data.notes:
-        print(f"search: {note}", file=sys.stderr)
+        _tell(note)
     return Request(
         task=task,
         profile=profile,

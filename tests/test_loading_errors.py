@@ -172,7 +172,12 @@ def write_weights(folder: Path, kind: str) -> Path:
         ("not a number", "weights must be finite", "'5.bias'", "before the training diverged"),
         ("infinite", "weights must be finite", "'0.weight'", "before the training diverged"),
         ("wider", "must fit the architecture", "0.weight 6x1x3x3 for 4x1x3x3", "name the --model"),
-        ("other names", "must fit the architecture", "missing (8): 0.weight", "the prefix 'body.'"),
+        (
+            "other names",
+            "must fit the architecture",
+            "missing (8): 0.weight",
+            "the prefix 'body.'",
+        ),
         ("other names", "must fit the architecture", "unexpected (9): body.0", "save that part"),
         ("three classes", "the same number of classes", "3 and the data 2", "use data with the"),
     ],
@@ -447,9 +452,7 @@ def test_images_beyond_the_memory_are_refused_before_they_are_decoded(
     needed = 64 * (40 + 6 * 20 + (1 + 4) * 20 + 4 * 20)
     data = write_npz(folder / "a.npz")
     memory = [needed * 3 // 2 + 1]
-    monkeypatch.setattr(
-        "search.inputs.data.assembling.available_bytes", lambda: memory[0]
-    )
+    monkeypatch.setattr("search.inputs.data.assembling.available_bytes", lambda: memory[0])
     load_task("net:network", data=data)
     memory[0] -= 2
     message = message_of(lambda: load_task("net:network", data=data))

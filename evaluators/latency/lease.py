@@ -24,6 +24,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import stat
 import sys
 import tempfile
 import threading
@@ -37,10 +38,31 @@ log = logging.getLogger(__name__)
 TELL_S = 5.0  # after so long it is said for whom a measurement waits
 
 
+class LeaseError(RuntimeError):
+    """The lock files can't be used safely; the message says what to remove."""
+
+
 def lease_folder() -> Path:
-    """The folder of the lock files: of this machine and user, since locks are, too."""
+    """The folder of the lock files: of this machine and user, since locks are, too.
+
+    Everybody may write to its parent, so that somebody else's folder, or a link, is refused.
+
+    Raises:
+        LeaseError: it is not a folder of this user's alone.
+    """
     folder = Path(tempfile.gettempdir()) / f"compression-search-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    state = folder.lstat()
+    is_own = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
+    if is_own and stat.S_IMODE(state.st_mode) != 0o700:
+        folder.chmod(0o700)  # an earlier umask or release made it wider; nobody else wrote there
+        is_own = not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not is_own:
+        raise LeaseError(
+            f"{folder} must be a folder that only its owner, you, can write to, but is not; "
+            f"remove it, or set TMPDIR to a folder of your own"
+        )
     return folder
 
 
@@ -50,7 +72,14 @@ class _LockFile:
     _all: ClassVar[weakref.WeakSet[_LockFile]] = weakref.WeakSet()
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            self.descriptor = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise LeaseError(
+                f"{path} must be a lock file of this project, but is not "
+                f"({error.strerror}); remove it"
+            ) from None
         self._all.add(self)
 
     def lock(self, kind: int) -> None:

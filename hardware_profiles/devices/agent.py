@@ -34,6 +34,7 @@ import hashlib
 import json
 import platform
 import select
+import stat
 import subprocess
 import sys
 import tempfile
@@ -202,11 +203,23 @@ class Lock:
 
 
 def _lock_path(name: str) -> str:
-    return os.path.join(tempfile.gettempdir(), f"compression-search-{os.getuid()}.{name}-lock")
+    """A file in a folder of this user's alone: everybody can write to the one around it."""
+    folder = os.path.join(tempfile.gettempdir(), f"compression-search-{os.getuid()}-locks")
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        pass
+    state = os.lstat(folder)
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o022:
+        raise RuntimeError(
+            f"{folder} must be a folder that only its owner can write to, but is not; remove it"
+        )
+    return os.path.join(folder, name)
 
 
 def _try_flock(name: str) -> TextIO | None:
-    file = open(_lock_path(name), "a+")  # noqa: SIM115 - as long as the lock is held
+    descriptor = os.open(_lock_path(name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    file = os.fdopen(descriptor, "r+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

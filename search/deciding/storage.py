@@ -21,6 +21,7 @@ from search.errors import StorageError, StudyError
 from search.masking import masked
 from search.optional import import_optional
 from search.running import interruption
+from search.sqlite_url import sqlite_url
 
 PATIENCE_S = 30 * 60.0
 LONGEST_PAUSE_S = 15.0
@@ -37,7 +38,7 @@ def sqlite_storage(path: Path) -> optuna.storages.RDBStorage:
     """
     try:
         storage = optuna.storages.RDBStorage(
-            f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}
+            sqlite_url(path), engine_kwargs={"connect_args": {"timeout": 60}}
         )
         # A commit then waits for the disk once instead of three times, and is as safe.
         with storage.engine.connect() as connection:

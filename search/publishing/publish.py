@@ -24,6 +24,7 @@ from search.deciding.storage import ABOUT, OWNER, open_storage
 from search.publishing.outcomes import RefusedError, outcomes
 from search.publishing.store import Store
 from search.publishing.trial_run import trial_run
+from search.sqlite_url import sqlite_url
 
 ENDING = "ending.json"
 STORAGE = "COMPRESSION_SEARCH_STORAGE"  # the environment's name of the storage's URL
@@ -225,6 +226,4 @@ def resolve_tracking_uri(asked: str | None, runs: Path) -> str:
 
     The file is ``mlflow.db`` in the folder of all runs; artifacts go to a folder beside it.
     """
-    return (
-        asked or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.resolve()}/mlflow.db"
-    )
+    return asked or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(runs / "mlflow.db")

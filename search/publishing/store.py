@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine import make_url
+
 from search.publishing.outcomes import RefusedError, TellPersonError
 from search.publishing.trial_run import Run, as_key, digest
 
@@ -276,7 +278,7 @@ def _beside_database(uri: str) -> str | None:
     """Where a store that is a file has its artifacts: beside it; None for others."""
     if not uri.startswith("sqlite:///"):
         return None
-    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "artifacts").as_uri()
+    return (Path(make_url(uri).database or "").resolve().parent / "artifacts").as_uri()
 
 
 def _source_tags() -> dict[str, str]:

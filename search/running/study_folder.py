@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from hardware_profiles.regular_files import read_text
 from search.errors import InputError, StudyError
 
 FOLDER_VERSION = 2
@@ -57,7 +59,47 @@ class StudyFolder:
     @property
     def id(self) -> str:
         """What tells this folder from others of its name; there once its identity is written."""
-        return str(json.loads(self.identity.read_text())["id"])
+        return str(self.stated().get("id"))
+
+    def stated(self) -> dict[str, Any]:
+        """What ``study.json`` says.
+
+        Raises:
+            StudyError: it can't be read or is no JSON object.
+        """
+        remedy = "copy it from where it is whole, or start a new study with --study"
+        try:
+            stated = json.loads(read_text(self.identity))
+        except OSError as error:
+            raise StudyError(
+                f"{self.identity} must be a readable file, but: {error.strerror}; {remedy}"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise StudyError(
+                f"{self.identity} must be JSON, but is not: {error}; {remedy}"
+            ) from None
+        if not isinstance(stated, dict):
+            raise StudyError(
+                f"{self.identity} must be a JSON object, but is a {type(stated).__name__}; {remedy}"
+            )
+        return stated
+
+    def check_results(self, trials: int) -> None:
+        """Whether a storage without trials can be right: files of plans show that there were some.
+
+        The untouched model's trial is kept before the next plan begins, so that one may be lost
+        to a kill.
+
+        Raises:
+            StudyError: results are missing.
+        """
+        plans = sum(1 for path in self.plans.iterdir()) if self.plans.is_dir() else 0
+        if not trials and plans > 1:
+            raise StudyError(
+                f"a study's storage must have its trials, but it has none, and {self.plans} has "
+                f"the files of {plans} plans: {self.database.name} was emptied or another "
+                f"--storage is meant; put it back, or start a new study with --study"
+            )
 
 
 def open_folder(runs: Path, study: str | None, resume: bool, default: str) -> StudyFolder:
@@ -96,8 +138,13 @@ def find_folder(runs: Path, study: str | None, resume: bool, default: str) -> St
         StudyError: it exists and is not resumed, or is resumed and does not exist.
         InputError: the name is not one.
     """
-    if study is not None and (not study or study in (".", "..") or "/" in study):
-        raise InputError(f"--study must be a plain name, but got {study!r}; leave out slashes")
+    if study is not None and (
+        not study or study in (".", "..") or "/" in study or not study.isprintable()
+    ):
+        raise InputError(
+            f"--study must be a plain name, but got {study!r}; leave out slashes and control "
+            f"characters"
+        )
     if study is None and resume:
         found = sorted(runs.glob(f"{default}-*/study.json"), key=lambda p: p.stat().st_mtime)
         if not found:
@@ -188,10 +235,7 @@ def compare_identity(folder: StudyFolder, identity: Mapping[str, str]) -> None:
     """
     if not folder.identity.exists():
         return
-    try:
-        kept = json.loads(folder.identity.read_text())
-    except ValueError as error:
-        raise StudyError(f"{folder.identity} must be JSON, but is not: {error}") from None
+    kept = folder.stated()
     if kept.get("version") != FOLDER_VERSION:
         raise StudyError(
             f"a study must be of version {FOLDER_VERSION}, but {folder.path} is of "

@@ -20,6 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hardware_profiles.printable import printable
 from search.task import Metric
 from search.telling import words
 from search.telling.figures import figures_of, value
@@ -236,7 +237,7 @@ class PlainProgress(NullProgress):
         """One line."""
         with self._lock:
             self._said_at = self._score.clock()
-            print(text.replace("\u00a0", " "), file=self._stream, flush=True)
+            print(printable(text.replace("\u00a0", " ")), file=self._stream, flush=True)
 
 
 class LiveProgress(NullProgress):
@@ -290,7 +291,7 @@ class LiveProgress(NullProgress):
 
     def note(self, text: str) -> None:
         """A line above the display, which stays."""
-        self._live.console.print(text, markup=False, highlight=False)
+        self._live.console.print(printable(text), markup=False, highlight=False)
 
     def draw(self) -> RenderableType:
         """The display as it is now."""

@@ -19,6 +19,7 @@ from search.masking import masked
 from search.publishing.registry import address
 from search.result import Finalist, SearchResult
 from search.running.study_folder import StudyFolder
+from search.sqlite_url import sqlite_url
 from search.task import Metric
 from search.telling import words
 from search.telling.figures import figures_of, value
@@ -314,7 +315,7 @@ def commands(result: SearchResult) -> list[tuple[str, str]]:
 def dashboard_command(result: SearchResult) -> str:
     """How to look at the study with Optuna's own dashboard, during the search and after it."""
     database = StudyFolder(result.folder).database
-    return f"optuna-dashboard {shlex.quote(result.storage or f'sqlite:///{database}')}"
+    return f"optuna-dashboard {shlex.quote(result.storage or sqlite_url(database))}"
 
 
 def review_command(tracking_uri: str) -> str:
