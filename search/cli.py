@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 EXIT_INFEASIBLE = 3
 DEFAULT_TRIALS = 40
+DIGITS = re.compile("[0-9]{1,10}")
 DEFAULT_BUDGET = "15m"
 T = TypeVar("T")
 
@@ -260,7 +262,8 @@ def _publish(arguments: Sequence[str]) -> int:
 
 def _tell(sentence: str) -> None:
     """One line on standard error, whatever names in it hold."""
-    print(f"search: {printable(' '.join(sentence.splitlines()))}", file=sys.stderr)
+    line = re.sub(r"\S{300,}", lambda word: shortened(word[0]), " ".join(sentence.splitlines()))
+    print(f"search: {printable(line)}", file=sys.stderr)
 
 
 def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[int, str | None]:
@@ -497,7 +500,7 @@ def _positive(text: str) -> float:
 
 
 def _seed(text: str) -> int:
-    if not text.isdigit() or int(text) >= 2**32:
+    if not DIGITS.fullmatch(text) or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^32-1, got {text!r}")
     return int(text)
 
@@ -510,6 +513,6 @@ def _amount(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not DIGITS.fullmatch(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)

@@ -24,6 +24,11 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
     return "\n".join(map(_masked_line, text.split("\n")))
 
 
+def without_secrets(address: str) -> str:
+    """An address to open: its user, password and query are left out."""
+    return masked(address).replace(f"{HIDDEN}@", "").removesuffix(f"?{HIDDEN}")
+
+
 def masked_command(arguments: Iterable[str]) -> str:
     """A command line, each argument masked by itself and quoted for a shell."""
     return shlex.join(masked(argument) for argument in arguments)

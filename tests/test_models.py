@@ -121,7 +121,8 @@ def test_safetensors_give_the_same_weights(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     state = network(2).state_dict()
     safetensors.save_file(state, tmp_path / "weights.safetensors")
-    read = read_weights(tmp_path / "weights.safetensors")
+    (candidate,) = read_weights(tmp_path / "weights.safetensors")
+    read = candidate.state
     assert read.keys() == state.keys()
     assert all(torch.equal(read[name], state[name]) for name in state)
 

@@ -168,7 +168,7 @@ def test_summary_says_proved_and_what_to_type_next():
     assert "Proved: on 300 test images its accuracy drops by 0.56 points" in told
     assert "python 'runs/solar cells/best/verify.py'" in told
     assert "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db" in told
-    assert "optuna-dashboard 'sqlite:///runs/solar cells/study.db'" in told
+    assert f"optuna-dashboard 'sqlite:///{Path('runs/solar cells/study.db').resolve()}'" in told
     assert f"python -m webbrowser file://{Path.cwd()}/runs/solar%20cells/report.html" in told
     assert "mlflow models serve" not in told
     assert sample_result(FOLDER).command in told.splitlines()[-1]

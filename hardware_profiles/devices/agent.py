@@ -27,6 +27,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # onnxruntime sends usage data unless told otherwise, in the middle of what is measured.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+import contextlib
 import fcntl
 import gc
 import glob
@@ -205,10 +206,8 @@ class Lock:
 def _lock_path(name: str) -> str:
     """A file in a folder of this user's alone: everybody can write to the one around it."""
     folder = os.path.join(tempfile.gettempdir(), f"compression-search-{os.getuid()}-locks")
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
-    except FileExistsError:
-        pass
     state = os.lstat(folder)
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o022:
         raise RuntimeError(

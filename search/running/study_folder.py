@@ -80,7 +80,8 @@ class StudyFolder:
             ) from None
         if not isinstance(stated, dict):
             raise StudyError(
-                f"{self.identity} must be a JSON object, but is a {type(stated).__name__}; {remedy}"
+                f"{self.identity} must be a JSON object, but is a {type(stated).__name__}; "
+                f"{remedy}"
             )
         return stated
 

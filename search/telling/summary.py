@@ -15,7 +15,7 @@ from rich.table import Table
 
 from evaluators import Evaluation, Measurement
 from evaluators.tasks.drop import DropBound
-from search.masking import masked
+from search.masking import without_secrets
 from search.publishing.registry import address
 from search.result import Finalist, SearchResult
 from search.running.study_folder import StudyFolder
@@ -302,7 +302,7 @@ def commands(result: SearchResult) -> list[tuple[str, str]]:
         told.append(("review", review_command(result.tracking_uri)))
     told.append(("dashboard", dashboard_command(result)))
     if result.tracking_uri and result.register and result.winner:
-        store = shlex.quote(masked(result.tracking_uri))
+        store = shlex.quote(without_secrets(result.tracking_uri))
         model = shlex.quote(address(result.register, result.profile.name))
         serve = f"mlflow models serve --model-uri {model} --env-manager local"
         told.append(("serve", f"MLFLOW_TRACKING_URI={store} {serve}"))
@@ -321,7 +321,7 @@ def dashboard_command(result: SearchResult) -> str:
 def review_command(tracking_uri: str) -> str:
     """How to look at an MLflow store; a server is an address to open, without its password."""
     if tracking_uri.startswith(("http://", "https://")):
-        return f"python -m webbrowser {shlex.quote(masked(tracking_uri))}"
+        return f"python -m webbrowser {shlex.quote(without_secrets(tracking_uri))}"
     return f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}"
 
 

@@ -58,6 +58,7 @@ class EncodedImages:
     channels: int
     gray: int
     sizes: frozenset[tuple[int, int]]
+    passed: int = 0  # images with broken headers beside these
 
     @property
     def photos(self) -> bool:
@@ -80,7 +81,8 @@ class EncodedImages:
             with self.items[index].open() as image:
                 result[index] = photo_pixels(image, self.channels, size, resize)
 
-        broken = passed_over(failures([item.name for item in self.items], decode), len(self))
+        failed = failures([item.name for item in self.items], decode)
+        broken = passed_over(failed, len(self), self.passed)
         if broken:
             names = [self.items[index].name for index in broken]
             raise BrokenImagesError(broken, names, np.delete(result, broken, 0))
@@ -107,18 +109,23 @@ def scan(items: Sequence[Encoded]) -> tuple[EncodedImages, NDArray[np.intp], lis
     kept = np.setdiff1d(np.arange(len(items)), broken)
     gray = int((channels[kept] == 1).sum())
     images = EncodedImages(
-        tuple(items[i] for i in kept), int(channels[kept].max()), gray, frozenset(sizes)
+        tuple(items[i] for i in kept),
+        int(channels[kept].max()),
+        gray,
+        frozenset(sizes),
+        len(broken),
     )
     return images, kept, [items[i].name for i in broken]
 
 
-def passed_over(failed: Mapping[int, InputError], images: int) -> list[int]:
-    """The indices of broken images that a search does without.
+def passed_over(failed: Mapping[int, InputError], images: int, before: int = 0) -> list[int]:
+    """The indices of broken images that a search does without; it did so with some ``before``.
 
     Raises:
         InputError: they are more than a lone one and than one in a hundred; the first's error.
     """
-    if len(failed) > max(1, int(BROKEN_SHARE * images)) or len(failed) == images:
+    most = max(1, int(BROKEN_SHARE * (images + before)))
+    if failed and (len(failed) + before > most or len(failed) == images):
         raise failed[min(failed)]
     return sorted(failed)
 

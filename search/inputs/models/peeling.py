@@ -104,6 +104,8 @@ def _peeled(candidate: Candidate, state: State, prefix: str, wanted: Collection[
     }
     left_out = len(state) - len(inside)
     said = []
+    if state.keys() != candidate.state.keys():
+        said.append(f"without {COMPILED!r}")
     if candidate.label:
         said.append(f"from {candidate.label!r}")
     if prefix:
