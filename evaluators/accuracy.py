@@ -29,7 +29,8 @@ class Accuracy:
 
     def evaluate(self, model: Path, context: EvaluationContext) -> tuple[Measurement, ...]:
         """The metric on the context's images; ``detail`` has what each class gained or lost."""
-        predicted = logits(model, context.images, context.profile).argmax(axis=1)
+        outputs = logits(model, context.images, context.profile, context.threads)
+        predicted = outputs.argmax(axis=1)
         return score(predicted, context)
 
 

@@ -41,6 +41,7 @@ class EvaluationContext:
     device: str | None = None
     metric: Metric = "accuracy"
     confidence: float = 0.95  # of bounds
+    threads: int = 1  # for answers; latencies are measured with the profile's
 
 
 @runtime_checkable

@@ -38,6 +38,7 @@ def compress(
     max_drop: float,
     budget: str | None = None,
     trials: int | None = None,
+    no_training: bool = False,
     device: str | None = None,
     max_latency: float | None = None,
     max_size: str | None = None,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from evaluators.runtimes.onnxruntime import logits
 from evaluators.tasks.drop import metric_drop_bound
 from evaluators.tasks.metrics import METRICS
 from hardware_profiles import HardwareProfile
-from hardware_profiles.host import cpu_name
+from hardware_profiles.host import cpu_name, usable_cores
 from search.bundle.exports.exporter import Exported, exporters
 from search.bundle.exports.make import make_exports
 from search.bundle.write import write_bundle
@@ -41,12 +41,18 @@ from search.concluding.conclude import (
     strongest_simple,
 )
 from search.concluding.infeasible import blocks, closest_trial, parts_of, sentences
-from search.deciding.baselines import UNTOUCHED, simple_plans
+from search.deciding.baselines import INT8, dominated, simple_plans
 from search.deciding.proposals import Proposer
 from search.deciding.rungs import RUNGS, share_of
-from search.deciding.sensitivity import Sensitivity, cached_sensitivity, measure_sensitivity
+from search.deciding.sensitivity import (
+    Sensitivity,
+    cached_sensitivity,
+    measure_sensitivity,
+    rounding_losses,
+)
 from search.deciding.storage import elapsed_s, open_storage, optuna_url
-from search.deciding.study import Study
+from search.deciding.study import Ask, Study
+from search.deciding.untrained import Losses, next_untrained
 from search.errors import InputError
 from search.inputs.own_code import one_line
 from search.limits import Limits
@@ -67,15 +73,23 @@ from search.task import Task
 from search.telling import words
 from search.telling.progress import Progress
 from search.telling.report.page import write_report
-from search.telling.summary import metric_title
+from search.telling.words import metric_title
+from search.training.export_check import IMAGES, check_export
 from search.training.job import Job, Workbench, run_job
+from search.training.speed import seconds_per_image
 from search.training.step_clock import Pace
-from search.training.teacher import BASELINE, baseline_weights, cache_folder, teacher_views
+from search.training.teacher import (
+    BASELINE,
+    baseline_weights,
+    cache_folder,
+    teacher_views,
+    unasked,
+)
 from search.training.train import Hardware, TrainSettings
 from search.trial import Trial
 from spaces import CompressionPlan
 from spaces.space import SearchSpace
-from spaces.tracing.network import trace
+from spaces.tracing.network import Network, trace
 
 # Training long enough for small data to recover, short enough for large data to be searched.
 EPOCHS_LEAST, EPOCHS_MOST, IMAGES_SEEN = 6, 16, 15_000
@@ -86,6 +100,12 @@ PACE_SHARE = 0.1  # of the look at the sensitivity, after which its pace is know
 TRAINING_SHARE, TEACHER_SHARE, PREPARATION_SHARE = 0.35, 0.42, 0.6
 OUTDONE = 0.01  # a gain, by its bound, of which a person should know
 RESERVE_SHARE, RESERVE_LEAST_S, RESERVE_MOST_S = 0.08, 12.0, 120.0
+ENDING_S = 8.0  # for what ends a search of a small network
+ROUNDING_IMAGES = 16
+# Without training a search answers at once: fewer images are calibrated with, and no plan is begun
+# that is expected to end later than so many seconds after the start.
+UNTRAINED_IMAGES, UNTRAINED_S = 64, 45.0
+SHORT = 1  # the rung of the short training
 VERSIONED = ("torch", "onnxruntime", "onnx", "optuna", "torch-pruning", "numpy")
 
 
@@ -109,15 +129,16 @@ class Request:
     cached: bool = True
     exports: tuple[str, ...] = ()
     register: str | None = None
+    untrained: bool = False  # nothing is trained but, where it has no weights, the baseline
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known before the first trial."""
+    """What is known before plans are trained."""
 
     bench: Workbench
     space: SearchSpace
-    sensitivity: Sensitivity | None  # None when the budget had no time for it
+    sensitivity: Sensitivity | None = None  # None where there was no time for it, or no use
 
 
 def training_epochs(images: int) -> float:
@@ -132,7 +153,7 @@ def prepare(
     note: Callable[[str], None] = lambda _: None,
     until: Callable[[float], float | None] = lambda _: None,
 ) -> Prepared:
-    """The baseline's weights, the traced network, the teacher's views: all that trials need.
+    """The baseline's weights and the traced network: all that trials without training need.
 
     ``until`` says when a share of the budget is spent, on the monotonic clock; None for never.
     """
@@ -140,7 +161,7 @@ def prepare(
     pace = Pace(until(TRAINING_SHARE), lambda s, part: note(_training(s, part)))
     hardware = Hardware.detect()
     told("tracing the network", None)
-    network = trace(task.build(), (data.preprocess.channels, *data.preprocess.size))
+    network = exportable_network(request)
     space = SearchSpace.of(network, request.profile, request.opt_in)
     check_opt_in(space, request.opt_in)
     settings = TrainSettings(training_epochs(len(data.train)), seed=request.seed)
@@ -155,14 +176,9 @@ def prepare(
         )
     identity = {**identity_of(request), "weights": model_fingerprint(task, weights)}
     check_identity(folder, identity)
-    teacher = task.build()
-    teacher.load_state_dict(weights)
-    told("asking the teacher", None)
-    with hardware.threads(network.table.macs, settings.batch_size):
-        views = teacher_views(
-            task, teacher, hardware, request.seed, network.last_layer, until(TEACHER_SHARE)
-        )
-    warnings = _warnings(pace.share, len(views.labels), len(data.train))
+    if request.task.weights is None and request.untrained:
+        note("The untouched model had no weights (--weights), so that it alone is trained.")
+    warnings = _cut_short(pace.share)
     for warning in warnings:
         note(warning)
     task = with_notes(task, warnings)
@@ -174,12 +190,13 @@ def prepare(
         device=request.device,
         metric=task.metric,
         confidence=request.limits.confidence,
+        threads=_threads(request),
     )
     bench = Workbench(
         task=task,
         weights=weights,
         network=network,
-        views=views,
+        views=unasked(task),
         context=context,
         calibration=data.preprocess.apply(data.calibration.images),
         limits=request.limits,
@@ -187,10 +204,35 @@ def prepare(
         hardware=hardware,
         folder=folder.plans,
     )
-    key = sensitivity_key(identity["weights"], data.fingerprint, space)
+    return Prepared(bench, space)
+
+
+def learn(
+    request: Request,
+    prepared: Prepared,
+    told: Callable[[str, float | None], None],
+    note: Callable[[str], None],
+    until: Callable[[float], float | None],
+) -> Prepared:
+    """The teacher's views, and the sensitivity where there is time for it: for training."""
+    bench, space = prepared.bench, prepared.space
+    task, data, network = bench.task, bench.task.data, bench.network
+    teacher = task.build()
+    teacher.load_state_dict(bench.weights)
+    told("asking the teacher", None)
+    with bench.hardware.threads(network.table.macs, bench.settings.batch_size):
+        views = teacher_views(
+            task, teacher, bench.hardware, request.seed, network.last_layer, until(TEACHER_SHARE)
+        )
+    warnings = _few_images(len(views.labels), len(data.train))
+    for warning in warnings:
+        note(warning)
+    bench = replace(bench, views=views, task=with_notes(task, warnings))
+    weights = model_fingerprint(task, bench.weights)
+    key = sensitivity_key(weights, data.fingerprint, space)
     sensitivity: Sensitivity | None = None
     with (
-        hardware.threads(network.table.macs, settings.batch_size),
+        bench.hardware.threads(network.table.macs, bench.settings.batch_size),
         contextlib.suppress(OutOfTimeError),
     ):
         sensitivity = cached_sensitivity(
@@ -201,12 +243,34 @@ def prepare(
                 request.profile,
                 torch.from_numpy(bench.calibration),
                 torch.from_numpy(data.calibration.labels),
-                hardware,
+                bench.hardware,
                 lambda done: told(SENSITIVITY, done),
                 sizes=network.sizes if "resolution" in request.opt_in else (),
             ),
         )
     return Prepared(bench, space, sensitivity)
+
+
+def exportable_network(request: Request) -> Network:
+    """One look at the untouched model, whose exported file was seen to answer as it does.
+
+    Raises:
+        InputError: it can't be exported, or the file answers otherwise.
+    """
+    task, data = request.task, request.task.data
+    model = task.build()
+    if task.weights is not None:
+        model.load_state_dict(task.weights)
+    network = trace(model, (data.preprocess.channels, *data.preprocess.size))
+    images = data.preprocess.apply(data.calibration.images[:IMAGES])
+    return check_export(model, network, images, request.profile)
+
+
+def _threads(request: Request) -> int:
+    """Threads of one worker: its share of this machine's cores, as torch has it."""
+    stated, workers = request.resources.cpus_per_trial, request.resources.workers
+    here = usable_cores() // workers if request.backend == "local" else 1
+    return max(1, stated or here)
 
 
 def _training(all_s: float, share: float) -> str:
@@ -220,21 +284,25 @@ def _training(all_s: float, share: float) -> str:
     )
 
 
-def _warnings(share: float, images: int, of: int) -> list[str]:
-    """What the budget had no time for, which stays with the result."""
-    warnings = []
-    if share < 1:
-        warnings.append(
-            f"the untouched model got {int(100 * share)} % of its training of "
-            f"{BASELINE.epochs:g} epochs, as the budget had time for no more: the drop is against "
-            f"a model that could be better; give trained weights (--weights) or a larger --budget"
-        )
-    if images < of:
-        warnings.append(
-            f"trials learn from {images:,} of {of:,} training images, as the budget had no time "
-            f"to ask the teacher about more; give a larger --budget or a smaller --image-size"
-        )
-    return warnings
+def _cut_short(share: float) -> list[str]:
+    """A warning, which stays with the result, where the budget was short for the baseline."""
+    if share == 1:
+        return []
+    return [
+        f"the untouched model got {int(100 * share)} % of its training of {BASELINE.epochs:g} "
+        f"epochs, as the budget had time for no more: the drop is against a model that could be "
+        f"better; give trained weights (--weights) or a larger --budget"
+    ]
+
+
+def _few_images(images: int, of: int) -> list[str]:
+    """The same where it was short for the teacher's answers."""
+    if images == of:
+        return []
+    return [
+        f"trials learn from {images:,} of {of:,} training images, as the budget had no time to "
+        f"ask the teacher about more; give a larger --budget or a smaller --image-size"
+    ]
 
 
 def with_notes(task: Task, notes: Sequence[str]) -> Task:
@@ -294,6 +362,7 @@ class Search:
         self._began = time.monotonic() if began is None else began
         self._spent_s = 0.0  # before it was resumed
         self._looking: tuple[float, float] | None = None  # since when, and the share done then
+        self._cut_off: tuple[str, ...] = ()  # what the budget had no time for, in words
 
     def run(self) -> SearchResult:
         """Searches, proves, exports and reports.
@@ -306,9 +375,6 @@ class Search:
         prepared = prepare(
             self._request, self._folder, self._preparing, self._progress.note, self._until
         )
-        model = None
-        if prepared.sensitivity is not None:
-            model = Proposer(prepared.space, prepared.sensitivity, self._request.limits).next
         study = Study(
             prepared.space,
             storage,
@@ -316,7 +382,6 @@ class Search:
             metric=self._request.task.metric,
             sampler=self._request.sampler,
             seed=self._request.seed,
-            model=model,
             owner=self._folder.id,
             note=self._progress.note,
         )
@@ -329,7 +394,39 @@ class Search:
         trainings = [again for each in study.trainings.values() for again in each]
         self._progress.resumed([*study.trials, *trainings], study.elapsed_s)
         study.propose(simple_plans(prepared.space))
-        bench = self._baseline(study, prepared.bench, clock)
+        for origin in dominated(prepared.space):
+            self._progress.note(
+                f"Of the simple baselines {words.origin(origin)} is left out: by the cost model "
+                f"float is as fast."
+            )
+        prepared = replace(prepared, bench=self._baseline(study, prepared.bench, clock))
+        clock = replace(clock, reserve_s=max(clock.reserve_s, self._ending_s(study, prepared)))
+        self._first_int8(study, prepared, clock)
+        if self._request.untrained or self._is_too_short(prepared, clock):
+            stopped_by = self._untrained(study, prepared, clock)
+        else:
+            prepared = learn(
+                self._request, prepared, self._preparing, self._progress.note, self._until
+            )
+            stopped_by = self._trained(study, prepared, clock)
+        finishing()
+        if stopped_by == "interrupt":
+            self._progress.note("Interrupted: the best so far is proved and exported.")
+        if any(trial.feasible for trial in study.trials):
+            self._progress.note("Opening the test split for the proof.")
+        else:
+            self._progress.note("Nothing meets the limits, so that there is nothing to prove.")
+        result = self._conclude(study, prepared, stopped_by, clock)
+        self._tracker.finish(result, self._folder.report, result.folder / "best")
+        return result
+
+    def _trained(self, study: Study, prepared: Prepared, clock: Clock) -> str:
+        """Runs the search itself, and says what ended it."""
+        bench = prepared.bench
+        if prepared.sensitivity is not None:
+            study.consult(
+                Proposer(prepared.space, prepared.sensitivity, self._request.limits).next
+            )
 
         def listen(ticket: int, stage: str, fraction: float | None) -> None:
             clock.check()
@@ -356,17 +453,7 @@ class Search:
                 self._request.limits.max_drop,
                 lambda plan: prepared.space.table(plan).macs,
             )
-            stopped_by = driver.run()
-        finishing()
-        if stopped_by == "interrupt":
-            self._progress.note("Interrupted: the best so far is proved and exported.")
-        if any(trial.feasible for trial in study.trials):
-            self._progress.note("Opening the test split for the proof.")
-        else:
-            self._progress.note("Nothing meets the limits, so that there is nothing to prove.")
-        result = self._conclude(study, replace(prepared, bench=bench), stopped_by, clock)
-        self._tracker.finish(result, self._folder.report, result.folder / "best")
-        return result
+            return driver.run()
 
     def _with_cache(self, backend: Backend, bench: Workbench) -> Backend:
         """What an earlier search has run isn't run again."""
@@ -403,42 +490,118 @@ class Search:
     def _baseline(self, study: Study, bench: Workbench, clock: Clock) -> Workbench:
         """Trial 0, the untouched model; then a bench on which all else is compared with it."""
         if not study.trials:
-            ask = study.ask()
-
-            def listen(stage: str, fraction: float | None) -> None:
-                self._progress.stage(0, stage, fraction)
-
-            try:
-                outcome = run_job(Job(ask.plan, 0), bench, listen)
-            except Exception as error:  # of the person's model, too: anything
+            trial = self._evaluate(study, study.ask(), bench, clock)
+            if trial.state == "failed":
                 raise InputError(
                     f"the untouched model must export to ONNX and run in onnxruntime, but that "
-                    f"raised {one_line(error)[:300]}; try another --image-size or --model"
-                ) from error
-            trial = Trial(
-                0,
-                ask.plan,
-                "complete",
-                UNTOUCHED,
-                outcome.evaluation,
-                outcome.violations,
-                None,
-                outcome.stages,
-                self._relative(outcome.model),
-            )
-            with held():
-                study.tell(ask, trial, clock.elapsed_s)
-                self._progress.trial(trial)
-                self._tracker.trial(trial)
+                    f"raised {trial.reason}; try another --image-size or --model"
+                )
         model = study.trials[0].model
         assert model is not None
         path = self._folder.path / model
-        predictions = logits(path, bench.context.images, bench.context.profile).argmax(axis=1)
+        shown = bench.context
+        predictions = logits(path, shown.images, shown.profile, shown.threads).argmax(axis=1)
         context = replace(bench.context, baseline=path, baseline_predictions=predictions)
         poor = poor_baseline(bench, predictions)
         for note in poor:
             self._progress.note(note)
         return replace(bench, context=context, task=with_notes(bench.task, poor))
+
+    def _evaluate(self, study: Study, ask: Ask, bench: Workbench, clock: Clock) -> Trial:
+        """One plan as it is, without training, in this process; kept and told unless it is new."""
+        number = max((trial.number for trial in study.trials), default=-1) + 1
+
+        def listen(stage: str, fraction: float | None) -> None:
+            self._progress.stage(number, stage, fraction)
+
+        trial = Trial(number, ask.plan, "failed", ask.origin)
+        try:
+            outcome = run_job(Job(ask.plan, 0, constrained=False), bench, listen)
+        except Exception as error:  # of the person's model, too: anything
+            trial = replace(trial, reason=one_line(error)[:300])
+            if number == 0:
+                return trial
+        else:
+            trial = replace(
+                trial,
+                state="complete" if outcome.reason is None else "rejected",
+                evaluation=outcome.evaluation,
+                violations=outcome.violations,
+                reason=outcome.reason,
+                stages=outcome.stages,
+                model=self._relative(outcome.model),
+                rung=RUNGS[0].name if ask.plan.settings else None,
+            )
+        with held():
+            study.tell(ask, trial, clock.elapsed_s)
+            self._progress.trial(trial)
+            self._tracker.trial(trial)
+        return trial
+
+    def _first_int8(self, study: Study, prepared: Prepared, clock: Clock) -> None:
+        """Trial 1, plain int8 without training: in seconds, whatever the budget."""
+        if all(trial.origin != INT8 for trial in study.trials) and study.is_proposed(INT8):
+            bench = prepared.bench
+            if self._request.untrained:
+                bench = replace(bench, calibration=bench.calibration[:UNTRAINED_IMAGES])
+            self._evaluate(study, study.ask(), bench, clock)
+
+    def _is_too_short(self, prepared: Prepared, clock: Clock) -> bool:
+        """Whether what is left of the budget is too short for one short training, and says so."""
+        if clock.budget_s is None:
+            return False
+        bench = prepared.bench
+        with bench.hardware.threads(bench.network.table.macs, bench.settings.batch_size):
+            model = bench.task.build()
+            image_s = seconds_per_image(
+                bench.task, model, bench.network.table.macs, bench.hardware
+            )
+        images = len(bench.task.data.train)
+        # The teacher looks at each image once; a plan's short training has a share of the epochs.
+        needed_s = image_s * images * (1 / 3 + RUNGS[SHORT].share * bench.settings.epochs / 2)
+        if needed_s < clock.left_s:
+            return False
+        self._progress.note(
+            f"The budget is too short for training (a short one would take about "
+            f"{words.duration(needed_s)}): what can be had without is evaluated."
+        )
+        self._cut_off += ("training",)
+        return True
+
+    def _untrained(self, study: Study, prepared: Prepared, clock: Clock) -> str:
+        """Evaluates what can be had without training, and says what ended it."""
+        bench = prepared.bench
+        bench = replace(bench, calibration=bench.calibration[:UNTRAINED_IMAGES])
+
+        @cache
+        def losses() -> Losses:
+            teacher = bench.task.build()
+            teacher.load_state_dict(bench.weights)
+            images = torch.from_numpy(bench.calibration[:ROUNDING_IMAGES])
+            return rounding_losses(teacher, bench.network, images, bench.hardware)
+
+        study.clear_proposals()
+        try:
+            while True:
+                proposal = next_untrained(prepared.space, study.trials, losses)
+                if proposal is None:
+                    return "untrained"
+                expected_s = 1.1 * max(trial.seconds for trial in study.trials)
+                left_s = min(clock.left_s, UNTRAINED_S - clock.elapsed_s)
+                if expected_s > (clock.left_s if clock.budget_s else left_s):
+                    self._cut_off += (words.origin(proposal[1]),)
+                    return "budget"
+                study.propose([proposal])
+                self._evaluate(study, study.ask(), bench, clock)
+        except KeyboardInterrupt:
+            return "interrupt"
+
+    def _ending_s(self, study: Study, prepared: Prepared) -> float:
+        """Seconds for proof, bundle and report, by how long the untouched model's trial took."""
+        stages, data = study.trials[0].stages, prepared.bench.task.data
+        image_s = stages.get("evaluate", 0.0) / max(1, len(data.validation))
+        # The untouched model, the winner and the strongest simple one on the test split.
+        return ENDING_S + 3 * image_s * len(data.test) + stages.get("export", 0.0)
 
     def _relative(self, model: Path | None) -> Path | None:
         return model.relative_to(self._folder.path) if model else None
@@ -479,7 +642,7 @@ class Search:
             profile=request.profile,
             limits=request.limits,
             metric=request.task.metric,
-            data=with_notes(bench.task, outdone_baseline(trials)).data,
+            data=with_notes(bench.task, [*outdone_baseline(trials), *_repeated(test)]).data,
             model_spec=request.task.model_spec,
             trials=trials,
             front=front_of(trials, request.task.metric),
@@ -504,6 +667,8 @@ class Search:
             savings=self._savings(winner.trial, prepared, trials, clock) if winner else (),
             closest=closest_trial(trials, request.limits),
             blocks=blocked,
+            cut_off=self._cut_off,
+            missing_classes=test.missing,
         )
         self._progress.note("Writing the bundle and the report.")
         if winner is not None and winner.trial.model is not None:
@@ -516,7 +681,9 @@ class Search:
     ) -> tuple[Saving, ...]:
         """What the winner's choices save and cost; in seconds that the reserve can spare."""
         seconds = MEASURE_S if clock.budget_s is None else SAVINGS_SHARE * clock.reserve_s
-        measure = Reexport(winner, prepared.bench, self._folder.path, 0.0 if came() else seconds)
+        if came() or prepared.sensitivity is None:
+            seconds = 0.0  # whoever interrupted, or was short of time, does not wait for it
+        measure = Reexport(winner, prepared.bench, self._folder.path, seconds)
         estimate = estimator(prepared.space, prepared.sensitivity, trials)
         with closing(measure):
             return savings(winner.plan, prepared.space, estimate, measure)
@@ -530,6 +697,13 @@ class Search:
                 f"The target sees another class in {detail['different']} of {detail['images']} "
                 f"images; likely cause: {detail['cause']}."
             )
+
+
+def _repeated(test: TestSplit) -> list[str]:
+    """What is said of copies among the test images."""
+    if not test.repeated:
+        return []
+    return [f"{test.repeated:,} test images are copies of others and count once in the proof"]
 
 
 def poor_baseline(bench: Workbench, predictions: NDArray[np.int64]) -> list[str]:

@@ -54,7 +54,8 @@ examples:
   of your own (x_train, y_train and so on will do, too); what is missing is taken from train
 
 exit codes: 0 done (proved, or delivered and labeled unproven), 1 the search failed,
-2 bad input, 3 nothing meets the limits (or unproven with --require-proof), 130 interrupted
+2 bad input, 3 nothing meets the limits, or no compressed model was finished in the budget (or
+unproven with --require-proof), 130 interrupted
 """
 
 
@@ -145,10 +146,15 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("how long and how").add_argument
     add(
         "--trials",
-        type=_count,
+        type=_trials,
         metavar="N",
-        help=f"evaluated trials, baselines included "
+        help=f"evaluated trials, baselines included; 0 trains nothing "
         f"(default {DEFAULT_TRIALS}, unless --budget is given)",
+    )
+    add(
+        "--no-training",
+        action="store_true",
+        help="the best that can be had at once: int8, layers left in float, a little pruning",
     )
     add(
         "--budget",
@@ -288,7 +294,8 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
     line = json.dumps(to_json(result), allow_nan=False) if args.json else None
     if came():
         return EXIT_INTERRUPTED, line
-    if result.winner is None or (args.require_proof and not result.winner.proven):
+    unproven = result.winner is None or (args.require_proof and not result.winner.proven)
+    if unproven or result.nothing_finished:
         return EXIT_INFEASIBLE, line
     return 0, line
 
@@ -336,6 +343,12 @@ def request_of(
     from search.running.backends.finding import find_backend
 
     opt_in = _opt_in(args.technique)
+    untrained = args.no_training or args.trials == 0
+    if args.no_training and args.trials:
+        raise InputError(
+            f"--no-training evaluates a handful of plans, so that --trials must be left out, but "
+            f"got {args.trials}"
+        )
     resources = Resources(args.workers, args.cpus_per_trial, args.gpus_per_trial, args.address)
     find_backend(args.backend).check(resources, profile, args.device)
     if args.device:
@@ -373,8 +386,9 @@ def request_of(
             args.max_memory,
             args.require_proof,
         ),
-        trials=args.trials or (None if args.budget else DEFAULT_TRIALS),
-        budget_s=args.budget or (None if args.trials else seconds(DEFAULT_BUDGET)),
+        trials=args.trials or (None if args.budget or untrained else DEFAULT_TRIALS),
+        budget_s=args.budget or (None if args.trials or untrained else seconds(DEFAULT_BUDGET)),
+        untrained=untrained,
         sampler=args.sampler,
         device=args.device,
         opt_in=opt_in,
@@ -503,6 +517,10 @@ def _seed(text: str) -> int:
     if not DIGITS.fullmatch(text) or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^32-1, got {text!r}")
     return int(text)
+
+
+def _trials(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _amount(text: str) -> float:

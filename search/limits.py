@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from evaluators import Evaluation
 from hardware_profiles import HardwareProfile
 
+LEAST_DROP = 0.01
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -37,9 +39,10 @@ class Limits:
         return found
 
     def violations(self, evaluation: Evaluation, profile: HardwareProfile) -> dict[str, float]:
-        """For each limited figure that was evaluated, the excess; at most zero when it is met.
+        """For each limited figure that was evaluated, the excess as a share of the limit.
 
-        Of the drop it is the difference, of all else the excess relative to the limit.
+        At most zero where it is met. A drop counts in shares of its limit, or of one point where
+        less is allowed: of nothing there are no shares.
         """
         found = {
             name: evaluation.value(name) / ceiling - 1
@@ -47,5 +50,6 @@ class Limits:
             if name in evaluation
         }
         if "drop" in evaluation:
-            found["drop"] = evaluation.value("drop") - self.max_drop
+            excess = evaluation.value("drop") - self.max_drop
+            found["drop"] = excess / max(self.max_drop, LEAST_DROP)
         return found

@@ -73,6 +73,18 @@ class SearchResult:
     savings: tuple[Saving, ...] = ()
     closest: Trial | None = None
     blocks: tuple[Block, ...] = ()
+    cut_off: tuple[str, ...] = ()  # what the budget had no time for, in words
+    missing_classes: tuple[str, ...] = ()  # without test images, where the metric needs some
+
+    @property
+    def compressed(self) -> int:
+        """How many compressed models were finished."""
+        return sum(t.state == "complete" and bool(t.plan.settings) for t in self.trials)
+
+    @property
+    def nothing_finished(self) -> bool:
+        """The untouched model is delivered for want of time: no compressed one was finished."""
+        return self.stopped_by == "budget" and not self.compressed
 
 
 __all__ = ["Finalist", "Limits", "SearchResult"]

@@ -250,7 +250,7 @@ def test_contents_say_what_was_claimed(bundle):
 
 def test_card_states_the_claim_and_leaves_the_license_to_the_owner(bundle):
     card = (bundle / "README.md").read_text()
-    assert "The drop is **proven**" in card
+    assert "**Proved**: the drop is at most 3" in card
     assert "\nlicense:\n" in card
     assert "python -m search --model torchvision:resnet18" in card
     assert "gives this plan" in card
@@ -263,8 +263,8 @@ def test_card_says_unproven_and_what_would_be_enough(tmp_path):
     assert result.winner is not None
     bundle = write_bundle(tmp_path, result, result.winner, tiny_onnx(tmp_path / "a.onnx"))
     card = (bundle / "README.md").read_text()
-    assert "**unproven**" in card
-    assert "About 1180 test images would be enough" in card
+    assert "**Unproven**: that the drop is at most" in card
+    assert "About 1,180 test images like these would be enough" in card
 
 
 def test_card_escapes_names_when_they_hold_markup(tmp_path):

@@ -89,7 +89,8 @@ def test_trials_count_the_evaluated_ones_baselines_included() -> None:
     assert drive(study, FakeBackend(LIMITS), trials=12, told=told) == "trials"
     assert len(study.trials) == 12
     assert told.numbers == sorted([*range(1, 12)] * 2)  # by tracker and progress
-    assert [t.origin for t in study.trials[:6]] == [o for _, o in simple_plans(space_of())]
+    simple = [origin for _, origin in simple_plans(space_of())]
+    assert [t.origin for t in study.trials[: len(simple)]] == simple
     assert len({t.plan.plan_id for t in study.trials}) == 12
 
 
@@ -452,5 +453,5 @@ def test_simple_plan_that_would_take_too_long_is_left_out_and_told() -> None:
     backend = FakeBackend(LIMITS, job_s=10.0, paced=True)
     drive(study, backend, budget_s=45.0, told=told)
     left_out = [note for note in notes if "it is left out" in note]
-    assert "plain int8" in left_out[-1]
-    assert "baseline:int8" not in [t.origin for t in study.trials]
+    assert "uniform −50" in left_out[-1]
+    assert "baseline:uniform-50-fp32" not in [t.origin for t in study.trials]

@@ -492,7 +492,7 @@ def test_mutated_inputs_are_refused_in_one_line(
     """Exit code 2 and one printable line, or 0 where the change does no harm."""
     monkeypatch.setattr("evaluators.cli.walk", lambda *_, **__: ())
     monkeypatch.setattr("evaluators.cli._run_once", lambda *_: None)
-    monkeypatch.setattr("search.telling.dry_run._epoch_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("search.telling.dry_run.seconds_per_image", lambda *_: 1.0)
     kinds = list(seeds(folder))
     codes = {0: 0, 2: 0}
     monkeypatch.setattr("search.app.Search.run", lambda _: pytest.fail(f"{number} is accepted"))

@@ -22,7 +22,7 @@ import pytest
 from browser import look
 
 from search.telling.report.page import write_report
-from search.telling.summary import metric_title
+from search.telling.words import metric_title
 from tests.servers import free_port, wait_until_alive
 from tests.test_publishing import Logged, Search, Server
 

@@ -132,7 +132,7 @@ def test_options_are_those_of_the_command_line() -> None:
         {"max_drop": 1.5},
         {"max_drop": -0.1},
         {"budget": "soon"},
-        {"trials": 0},
+        {"trials": -1},
         {"max_size": "2 pounds"},
         {"metric": "rmse"},
         {"model": "torchvision:resnet81"},

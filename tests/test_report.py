@@ -147,7 +147,7 @@ def test_headline_says_so_when_nothing_was_lost(drop, expected):
 
 def test_headline_says_so_when_the_untouched_model_stays():
     result = sample_result(FOLDER, trials=1)
-    assert "untouched model stays" in headline(result)[0][0]
+    assert "untouched model is delivered: 0 compressed models finished" in headline(result)[0][0]
 
 
 def test_verdict_distinguishes_proven_unproven_and_infeasible():

@@ -208,9 +208,13 @@ def test_simple_plans_are_those_of_every_search() -> None:
         "baseline:int8",
         "baseline:uniform-50-fp32",
         "baseline:uniform-50-int8",
-        "baseline:uniform-75-fp32",
-        "baseline:uniform-75-int8",
+        "baseline:uniform-93.75-fp32",  # 75 % leaves the same four channels, the fewest
+        "baseline:uniform-93.75-int8",
+        "baseline:uniform-93.75-int8-shallow",
     }
+    assert [origin for _, origin in plans[:2]] == ["baseline:fp32", "baseline:int8"]
+    shallow = by_origin["baseline:uniform-93.75-int8-shallow"]
+    assert shallow.settings["depth"] == {"removed": ["low", "high"]}
     table = space_of().table(by_origin["baseline:uniform-50-int8"])
     assert dict(table.kept) == {"stem.0": 8, "low.first.0": 8, "wider.0": 8, "high.first.0": 8}
     assert {row.bits for row in table.rows if row.layer} == {8}

@@ -165,7 +165,7 @@ def test_dashboard_of_a_study_in_a_server_is_told_without_its_password():
 
 def test_summary_says_proved_and_what_to_type_next():
     told = plain(summary(with_drop(sample_result(FOLDER), 0.0056, 0.02)))
-    assert "Proved: on 300 test images its accuracy drops by 0.56 points" in told
+    assert "Proved: the drop is at most 3 points (95 % confidence)." in told
     assert "python 'runs/solar cells/best/verify.py'" in told
     assert "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db" in told
     assert f"optuna-dashboard 'sqlite:///{Path('runs/solar cells/study.db').resolve()}'" in told
@@ -192,15 +192,15 @@ def test_summary_says_how_to_serve_what_was_registered(uri, store):
 @pytest.mark.parametrize(
     ("drop", "bound", "said"),
     [
-        (0.0056, 0.02, "drops by 0.56 points, with 95 % confidence by at most 2 points"),
-        (0.0, 0.006, "does not drop, with 95 % confidence it drops by at most 0.6 points"),
-        (-0.01, 0.005, "rises by 1 point, with 95 % confidence it drops by at most 0.5 points"),
-        (-0.36, -0.3, "rises by 36 points, with 95 % confidence by at least 30 points"),
+        (0.0056, 0.02, "drops by 0.56 points; its own bound, read alone, is 2 points"),
+        (0.0, 0.006, "does not drop; its own bound, read alone, is 0.6 points"),
+        (-0.01, 0.005, "rises by 1 point; its own bound, read alone, is 0.5 points"),
+        (-0.36, -0.3, "rises by 36 points; its own bound, read alone, is -30 points"),
     ],
 )
 def test_summary_tells_a_gain_from_a_drop(drop, bound, said):
     told = " ".join(plain(summary(with_drop(sample_result(FOLDER), drop, bound))).split())
-    assert f"its accuracy {said} (the limit is 3 points)" in told
+    assert f"its accuracy {said.replace('-', chr(8722))}." in told.replace("-30", "−30")
 
 
 def test_summary_leaves_the_account_of_the_error_to_the_files():
@@ -260,10 +260,10 @@ def test_summary_says_why_the_search_ended():
 def test_summary_names_the_images_needed_when_unproven():
     result = sample_result(FOLDER, winner="unproven")
     told = " ".join(plain(summary(result)).split())
-    assert "Unproven: on 300 test images" in told
-    assert "about 1,180 test images like these would be enough" in told
+    assert "Unproven: that the drop is at most 3 points is not shown. On 300 test images" in told
+    assert "About 1,180 test images like these would be enough" in told
     never = replace(result, winner=replace(result.winner, images_needed=None))
-    assert "more images alone would not show it" in " ".join(plain(summary(never)).split())
+    assert "More images alone would not show it" in " ".join(plain(summary(never)).split())
 
 
 def test_summary_explains_infeasible():

@@ -9,8 +9,10 @@ from search.inputs.data.preprocessing import told
 from search.result import Finalist, SearchResult
 from search.telling import words
 from search.telling.figures import value
+from search.telling.proof_words import outcome_of
 from search.telling.report.formats import told_format
-from search.telling.summary import Contender, baseline_of, contender, metric_title, simple_of
+from search.telling.summary import Contender, baseline_of, contender, simple_of
+from search.telling.words import metric_title
 from spaces.space import input_size
 
 _AGAIN = """The same command with the same inputs, on the same machine with the same versions,
@@ -101,15 +103,8 @@ bundle on.
 
 
 def _claim(result: SearchResult, finalist: Finalist) -> str:
-    limit, bound = words.points(result.limits.max_drop), finalist.bound
-    if finalist.proven:
-        return f"The drop is **proven**: its bound is within the limit of {limit}."
-    enough = finalist.images_needed
-    hint = f" About {enough} test images would be enough." if enough else ""
-    return (
-        f"The drop is **unproven**: its bound, {words.points(bound.bound)}, is not within the "
-        f"limit of {limit} on {bound.images} test images.{hint}"
-    )
+    outcome = outcome_of(result, finalist)
+    return outcome.sentences.replace(outcome.title, f"**{outcome.title}**", 1)
 
 
 def _row(title: str, own: Contender) -> str:

@@ -76,13 +76,12 @@ def closest_trial(trials: Sequence[Trial], limits: Limits) -> Trial | None:
     known = _known(trials)
     if any(t.feasible for t in known):
         return None
-    return min(known, key=lambda t: (worst(t, limits), t.state != "complete"), default=None)
+    return min(known, key=lambda t: (worst(t), t.state != "complete"), default=None)
 
 
-def worst(trial: Trial, limits: Limits) -> float:
+def worst(trial: Trial) -> float:
     """The largest excess of a trial."""
-    scale = max(limits.max_drop, 0.01)
-    return max(v / scale if name == "drop" else v for name, v in trial.violations.items())
+    return max(trial.violations.values())
 
 
 def blocks(

@@ -117,6 +117,18 @@ class Study:
                 self._proposals.append((plan, origin))
                 queued.add(plan.plan_id)
 
+    def consult(self, model: Model) -> None:
+        """Lets a model propose plans from the trials so far, beside the sampler."""
+        self._model = model
+
+    def is_proposed(self, origin: str) -> bool:
+        """Whether the next plan is the one of that origin."""
+        return bool(self._proposals) and self._proposals[0][1] == origin
+
+    def clear_proposals(self) -> None:
+        """Forgets plans that were proposed and not asked for."""
+        self._proposals.clear()
+
     def ask(self) -> Ask:
         """The next plan: what was proposed first, else the model's or the sampler's.
 

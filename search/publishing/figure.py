@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from search.result import SearchResult
 from search.telling import words
 from search.telling.figures import figures_of, value
-from search.telling.summary import metric_title, on_validation
+from search.telling.summary import on_validation
+from search.telling.words import metric_title
 from search.trial import Trial
 
 Point = tuple[float, float]  # latency in ms, metric on the validation split as a share

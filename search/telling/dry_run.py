@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from search.app import Request, check_opt_in, training_epochs
+from search.app import Request, check_opt_in, exportable_network, training_epochs
 from search.deciding.baselines import simple_plans
+from search.inputs.data.assembling import needed_bytes
+from search.inputs.data.raw import SplitName
 from search.task import DataSet
 from search.telling import words
 from search.training.augment import VIEWS
-from search.training.train import Hardware, TrainSettings, Views, train
+from search.training.speed import seconds_per_image
+from search.training.train import Hardware
 from spaces.space import SearchSpace
-from spaces.technique import LossInputs
-from spaces.techniques.distillation import DEFAULT, distillation_loss
-from spaces.tracing.network import Network, trace
+from spaces.tracing.network import Network
 
-_SAMPLE_BATCHES = 4
+DISK_SHARE = 0.3  # of the untouched model's size: what a plan's files take on the average
 _PRUNED_SHARE = 0.12  # of the untouched model's time: what a pruned trial takes on the average
 
 
@@ -47,6 +45,35 @@ class Outline:
         return (
             None if trials is None else self.untouched_s * (2 + VIEWS / 20) + trials * self.trial_s
         )
+
+    @property
+    def fitting(self) -> int | None:
+        """How many trials with training the budget has time for; None without a budget."""
+        budget_s = self.request.budget_s
+        if budget_s is None or self.request.untrained:
+            return None
+        before_s = self.untouched_s * VIEWS / 20
+        if self.request.task.weights is None:
+            before_s += self.untouched_s * 2
+        return max(0, int((budget_s - before_s) / max(self.trial_s, 0.01)))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory for the images, as all splits and the trainings' views need it."""
+        data = self.request.task.data
+        channels, (height, width) = data.preprocess.channels, data.preprocess.size
+        counts: dict[SplitName, int] = {
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test),
+        }
+        return needed_bytes(counts, channels * height * width)
+
+    @property
+    def disk_bytes(self) -> float:
+        """Disk for the exported files and weights of all trials."""
+        trials = self.request.trials or self.fitting or 1
+        return 2 * 4 * self.network.table.parameters * (1 + trials * DISK_SHARE)
 
     def to_json(self) -> dict[str, Any]:
         """One object for the next program."""
@@ -84,6 +111,9 @@ class Outline:
             "seconds": self.all_s,
             "trials": request.trials,
             "budget_seconds": request.budget_s,
+            "trials_in_budget": self.fitting,
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": round(self.disk_bytes),
         }
 
     def told(self) -> str:
@@ -108,10 +138,25 @@ class Outline:
             f"training  {self.epochs:g} epochs; untouched about {self.untouched_s:.0f} s, a "
             f"pruned trial about {self.trial_s:.0f} s",
             f"in all    {self._total()}",
+            *self._fits(),
+            f"needs     about {words.size(self.memory_bytes)} of memory for the images, and up to "
+            f"{words.size(self.disk_bytes)} of disk",
         ]
         return "\n".join(lines)
 
+    def _fits(self) -> list[str]:
+        if self.fitting is None:
+            return []
+        if self.fitting == 0:
+            return [
+                "          no trial with training fits the budget: int8 and what else needs no "
+                "training is evaluated"
+            ]
+        return [f"          about {words.counted(self.fitting, 'trial')} fit the budget"]
+
     def _total(self) -> str:
+        if self.request.untrained:
+            return "nothing is trained: int8, layers left in float and a little pruning, untrained"
         budget_s = self.request.budget_s
         if self.all_s is None:
             return f"the budget, {budget_s:g} s"
@@ -123,8 +168,7 @@ def outline(request: Request) -> Outline:
     """Groups, layers, sizes and estimated seconds; trains only a few batches."""
     task, profile = request.task, request.profile
     model = task.build()
-    preprocess = task.data.preprocess
-    network = trace(model, (preprocess.channels, *preprocess.size))
+    network = exportable_network(request)
     space = SearchSpace.of(network, profile, request.opt_in)
     check_opt_in(space, request.opt_in)
     epochs = training_epochs(len(task.data.train))
@@ -135,7 +179,9 @@ def outline(request: Request) -> Outline:
         baselines=tuple(o.removeprefix("baseline:") for _, o in simple_plans(space)),
         latency_ms=network.table.latency_ms(profile),
         epochs=epochs,
-        untouched_s=epochs * _epoch_seconds(request, model),
+        untouched_s=epochs
+        * len(task.data.train)
+        * seconds_per_image(task, model, network.table.macs, Hardware.detect()),
     )
 
 
@@ -160,27 +206,3 @@ def _splits(data: DataSet) -> str:
 
 def _bits(bits: tuple[int, ...]) -> str:
     return " and ".join(f"{b}-bit" for b in bits)
-
-
-def _epoch_seconds(request: Request, model: torch.nn.Module) -> float:
-    """Seconds of one epoch of the untouched model, from a few batches."""
-    task, settings = request.task, TrainSettings(1.0)
-    count = min(len(task.data.train), settings.batch_size * _SAMPLE_BATCHES)
-    images = torch.from_numpy(task.data.train.images[:count])
-    labels = torch.from_numpy(task.data.train.labels[:count])
-    logits = torch.zeros(1, count, len(task.data.classes))
-
-    def loss(batch: LossInputs) -> torch.Tensor:
-        return distillation_loss(batch, **DEFAULT)
-
-    begun = time.perf_counter()
-    train(
-        model,
-        Views(images[None], logits, labels),
-        task.data.preprocess,
-        loss,
-        settings,
-        Hardware.detect(),
-        lambda _: None,
-    )
-    return (time.perf_counter() - begun) / count * len(task.data.train)

@@ -24,7 +24,8 @@ from hardware_profiles.printable import printable
 from search.task import Metric
 from search.telling import words
 from search.telling.figures import figures_of, value
-from search.telling.summary import metric_title, on_validation
+from search.telling.summary import on_validation
+from search.telling.words import metric_title
 from search.trial import Trial
 
 HEARTBEAT_S = 30.0

@@ -17,12 +17,13 @@ from evaluators import Evaluation, Measurement
 from evaluators.tasks.drop import DropBound
 from search.masking import without_secrets
 from search.publishing.registry import address
-from search.result import Finalist, SearchResult
+from search.result import SearchResult
 from search.running.study_folder import StudyFolder
 from search.sqlite_url import sqlite_url
 from search.task import Metric
 from search.telling import words
 from search.telling.figures import figures_of, value
+from search.telling.proof_words import outcome_of
 from search.telling.report.formats import told_format
 from search.trial import Trial
 from spaces.space import input_size
@@ -35,6 +36,7 @@ STOPPED = {
     "budget": "the budget used up",
     "interrupt": "interrupted",
     "exhausted": "the sampler out of new plans",
+    "untrained": "nothing left to try without training",
 }
 
 
@@ -187,7 +189,7 @@ def table(result: SearchResult) -> tuple[list[str], list[list[str]]]:
     baseline, simple, winner = baseline_of(result), simple_of(result), winner_of(result)
     columns = [("baseline", baseline), ("strongest simple", simple), ("winner", winner)]
     shown = [(title, c) for title, c in columns if c is not None]
-    metric = metric_title(result.metric)
+    metric = words.metric_title(result.metric)
     rows = [
         ["trial", *(f"{c.trial.number}: {words.origin(c.trial.origin)}" for _, c in shown)],
         ["plan", *(c.trial.plan.plan_id for _, c in shown)],
@@ -226,10 +228,10 @@ def closing(result: SearchResult) -> list[str]:
     """The sentences that matter: what won and whether it is proved, or what stood in the way."""
     if result.winner is None:
         return ["No candidate meets the limits.", *result.blocking, *_closest(result)]
-    sentences = [_headline(result), _proof(result, result.winner)]
+    sentences = [_headline(result), outcome_of(result, result.winner).sentences]
     if why := why_simple_lost(result):
         sentences.append(why)
-    metric = metric_title(result.metric)
+    metric = words.metric_title(result.metric)
     sentences += [told_format(export, metric) for export in result.exports]
     latency = figures_of(result.winner.trial, result.winner.test).measurements.get("latency_ms")
     return [*sentences, f"Latency: {words.brief(latency)}."] if latency else sentences
@@ -245,7 +247,9 @@ def why_simple_lost(result: SearchResult) -> str | None:
     bound = _simple_bound(result)
     if bound is None:
         return f"{name}."
-    seen = f"{name}: on the test images its {metric_title(result.metric)} {words.shown(bound)}"
+    seen = (
+        f"{name}: on the test images its {words.metric_title(result.metric)} {words.shown(bound)}"
+    )
     seen += f" (the limit is {words.points(result.limits.max_drop)})"
     if bound.shows(result.limits.max_drop):
         seen += "; that proves nothing, as its turn comes after a candidate that failed"
@@ -350,21 +354,12 @@ def summary(result: SearchResult, width: int = 100) -> str:
     return "\n".join([*lines, "", told]) + "\n"  # a command is never broken into lines
 
 
-def metric_title(metric: Metric) -> str:
-    """``balanced accuracy``: the metric's name for people."""
-    return {"f1": "macro F1", "agreement": "agreement with the original"}.get(
-        metric, metric.replace("_", " ")
-    )
-
-
 def _headline(result: SearchResult) -> str:
     baseline, simple, winner = baseline_of(result), simple_of(result), winner_of(result)
     assert winner is not None
     name = f"trial {winner.trial.number} ({words.origin(winner.trial.origin)})"
     if winner.trial.number == baseline.trial.number:
-        return (
-            "The untouched model is delivered: no compressed one that meets the limits is faster."
-        )
+        return untouched_delivered(result)
     gain = (
         f"The winner, {name}, is {words.ratio(speedup(baseline, winner))} as fast as the baseline"
     )
@@ -376,19 +371,17 @@ def _headline(result: SearchResult) -> str:
     return f"{gain} and {times} as fast as the strongest simple one."
 
 
-def _proof(result: SearchResult, winner: Finalist) -> str:
-    if not winner.trial.plan.settings:
-        return "Nothing has to be proved: it is what every drop is counted from."
-    bound, metric = winner.bound, metric_title(result.metric)
-    seen = f"on {bound.images:,} test images its {metric} {words.shown(bound)}"
-    limit = f"the limit is {words.points(result.limits.max_drop)}"
-    if winner.proven:
-        return f"Proved: {seen} ({limit})."
-    if winner.images_needed is None:
-        enough = "more images alone would not show it: the drop itself is too near the limit"
-    else:
-        enough = f"about {winner.images_needed:,} test images like these would be enough"
-    return f"Unproven: {seen} ({limit}); {enough}."
+def untouched_delivered(result: SearchResult) -> str:
+    """Why the untouched model is handed over."""
+    if result.compressed:
+        return (
+            "The untouched model is delivered: no compressed one that meets the limits is faster."
+        )
+    cut_off = f" Cut off: {', '.join(result.cut_off)}." if result.cut_off else ""
+    return (
+        f"The untouched model is delivered: 0 compressed models finished.{cut_off} Give a larger "
+        f"--budget, or ask for what needs no training with --no-training."
+    )
 
 
 def _closest(result: SearchResult) -> list[str]:
@@ -397,7 +390,7 @@ def _closest(result: SearchResult) -> list[str]:
         point = contender(trial, result.metric)
         told.append(
             f"Close: trial {trial.number} ({words.origin(trial.origin)}), "
-            f"{words.percent(_number(point.validation))} {metric_title(result.metric)} on "
+            f"{words.percent(_number(point.validation))} {words.metric_title(result.metric)} on "
             f"validation, {words.latency(value(point.figures, 'latency_ms'))}, "
             f"{words.size(value(point.figures, 'size_bytes'))}."
         )

@@ -133,6 +133,13 @@ def brief(measurement: Measurement) -> str:
     return measurement.how.replace(f": {account}", " (of what, and its caveats: metrics.json)")
 
 
+def metric_title(metric: str) -> str:
+    """``balanced accuracy``: the metric's name for people."""
+    return {"f1": "macro F1", "agreement": "agreement with the original"}.get(
+        metric, metric.replace("_", " ")
+    )
+
+
 def shown(bound: DropBound) -> str:
     """``drops by 0.56 points, with 95 % confidence by at most 1.8 points``; or ``rises by`` it."""
     if bound.drop > 0:
@@ -157,9 +164,16 @@ def origin(text: str) -> str:
         if name in names:
             return names[name]
         parts = name.split("-")
-        if len(parts) == 3 and parts[0] == "uniform":
-            return f"uniform −{parts[1]}{NBSP}%, {parts[2]}"
+        if len(parts) in (3, 4) and parts[0] == "uniform":
+            shallow = ", blocks left out" if parts[3:] == ["shallow"] else ""
+            return f"uniform −{parts[1]}{NBSP}%, {parts[2]}{shallow}"
         return name
+    if kind == "untrained":
+        what, _, amount = name.partition("-")
+        if what == "float":
+            layers = "1 layer" if amount == "1" else f"{amount} layers"
+            return f"int8, {layers} in float, untrained"
+        return f"uniform −{amount}{NBSP}%, untrained"
     if kind in ("warm", "model"):
         return {"warm": "warm start", "model": "corrected model"}[kind]
     return f"{name} sampler" if kind == "sampler" and name else text

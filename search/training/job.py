@@ -148,7 +148,8 @@ def run_job(job: Job, bench: Workbench, listener: Stage) -> Outcome:
             return Outcome(facts, violations, stages.seconds, None, reason)
     macs = planned_table(bench.network, job.plan).macs
     with bench.hardware.threads(macs, bench.settings.batch_size), lease.training():
-        if job.checkpoint is None and job.plan.settings:
+        # A network that lost nothing has its statistics already.
+        if job.checkpoint is None and any(hook.prepare or hook.input_size for hook in hooks):
             with stages("recalibrate"):
                 recalibrate(model, bench.views, _preprocess(bench, hooks), bench.hardware)
         if job.epochs > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import time
@@ -121,6 +122,7 @@ def teacher_views(
     ``until``, on the monotonic clock, there are fewer views, then fewer images.
     """
     begun = time.monotonic()
+    teacher = copy.deepcopy(teacher)  # it moves to the device that trains; others use the model
     axes = mirror_axes(task, teacher, hardware)
     image_s = (time.monotonic() - begun) / (3 * len(task.data.calibration))
     left_s = float("inf") if until is None else until - time.monotonic()
@@ -132,6 +134,14 @@ def teacher_views(
     features = Features(layer, _half(torch.stack(read))) if layer and read else None
     labels = torch.from_numpy(split.labels)
     return Views(images, logits, labels, features, task.metric in BALANCED)
+
+
+def unasked(task: Task) -> Views:
+    """The training images as they are, one view of each, before a teacher is asked: zeros."""
+    split = task.data.train
+    images = torch.from_numpy(np.ascontiguousarray(split.images))[None]
+    logits = torch.zeros(1, len(split), len(task.data.classes))
+    return Views(images, logits, torch.from_numpy(split.labels))
 
 
 def affordable(split: Split, passes: float, seed: int) -> tuple[Split, int]:

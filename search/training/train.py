@@ -109,7 +109,8 @@ class Hardware:
     def detect(cls) -> Hardware:
         """A GPU where there is one; bfloat16 where the processor computes in it."""
         if torch.cuda.is_available():
-            return cls(torch.device("cuda"), torch.cuda.is_bf16_supported())
+            real = torch.cuda.is_bf16_supported(including_emulation=False)
+            return cls(torch.device("cuda"), real)
         return cls(torch.device("cpu"), "avx512_bf16" in cpu_flags())
 
     def place(self, model: nn.Module) -> nn.Module:

@@ -32,7 +32,8 @@ from search.telling.report.tables import (
 )
 from search.telling.report.times import stages
 from search.telling.report.verdict import headline, verdict
-from search.telling.summary import commands, metric_title, stopped
+from search.telling.summary import commands, stopped
+from search.telling.words import metric_title
 
 _FOLDER = Path(__file__).parent / "page"
 _WIDE, _NARROW = (720, 540), (380, 380)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from search.result import SearchResult
 from search.telling import words
 from search.telling.report.plans import plan_lines
-from search.telling.summary import Contender, baseline_of, contender, metric_title, speedup
+from search.telling.summary import Contender, baseline_of, contender, speedup
+from search.telling.words import metric_title
 from search.trial import Trial
 
 

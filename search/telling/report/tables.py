@@ -16,12 +16,12 @@ from search.telling.summary import (
     baseline_of,
     contender,
     input_rows,
-    metric_title,
     on_validation,
     simple_of,
     speedup,
     winner_of,
 )
+from search.telling.words import metric_title
 from search.trial import Trial
 
 

@@ -7,14 +7,16 @@ from typing import Literal
 
 from search.result import Finalist, SearchResult
 from search.telling import words
+from search.telling.proof_words import outcome_of
 from search.telling.summary import (
     baseline_of,
-    metric_title,
     simple_of,
     speedup,
+    untouched_delivered,
     why_simple_lost,
     winner_of,
 )
+from search.telling.words import metric_title
 
 Part = tuple[str, bool]  # text, and whether it is stressed
 
@@ -34,7 +36,7 @@ def headline(result: SearchResult) -> tuple[Part, ...]:
     if winner is None or result.winner is None:
         return (("No candidate meets the limits.", False),)
     if winner.trial.number == baseline.trial.number:
-        return (("The untouched model stays: nothing faster meets the limits.", False),)
+        return ((untouched_delivered(result), False),)
     parts = [(words.ratio(speedup(baseline, winner)), True), (" as fast as FP32", False)]
     if simple and simple.trial.number == winner.trial.number:
         parts.append((", itself the strongest simple baseline", False))
@@ -62,26 +64,18 @@ def _price(winner: Finalist, metric: str) -> tuple[Part, ...]:
 
 def verdict(result: SearchResult) -> Verdict:
     """Whether the drop is shown, and what would show it."""
-    limit = words.points(result.limits.max_drop)
     winner = result.winner
     if winner is None:
         return Verdict("infeasible", "Infeasible", " ".join(result.blocking))
+    outcome = outcome_of(result, winner)
+    said = outcome.sentences.removeprefix(f"{outcome.title}: ")
     bound = winner.bound
-    at_most = (
-        f"with {words.percent(bound.confidence)} confidence the drop is at most "
-        f"{words.points(bound.bound)}"
-    )
-    seen = (
-        f"Tested on {bound.images:,} images that the search never saw: "
-        f"{bound.lost:,} lost, {bound.gained:,} gained."
-    )
-    if why := why_simple_lost(result):
-        seen += f" {why}"
-    if not winner.trial.plan.settings:
-        return Verdict("proven", "Nothing to prove", "The untouched model loses nothing.")
-    if winner.proven:
-        return Verdict("proven", "Proven", f"{at_most}; the limit is {limit}. {seen}")
-    enough = ""
-    if winner.images_needed:
-        enough = f" About {winner.images_needed:,} test images like these would be enough."
-    return Verdict("unproven", "Unproven", f"{at_most}, but the limit is {limit}. {seen}{enough}")
+    if outcome.kind != "untouched":
+        said += (
+            f" {bound.images:,} images that the search never saw: {bound.lost:,} lost, "
+            f"{bound.gained:,} gained."
+        )
+        if why := why_simple_lost(result):
+            said += f" {why}"
+    is_fine = outcome.kind in ("untouched", "proved")
+    return Verdict("proven" if is_fine else "unproven", outcome.title, said[0].upper() + said[1:])
