@@ -8,6 +8,11 @@ from collections.abc import Iterable
 from urllib.parse import unquote
 
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
+# A database's driver writes what it was given as pairs.
+_PAIR = re.compile(
+    r"\b((?:ssl)?(?:password|passwd|pwd|passphrase|token|secret)\s*=\s*)(?:'[^']*'|[^\s'\"&]+)",
+    re.IGNORECASE,
+)
 _WEB = ("http://", "https://")
 HIDDEN = "***"
 
@@ -35,7 +40,7 @@ def masked_command(arguments: Iterable[str]) -> str:
 
 
 def secret_parts(address: str) -> set[str]:
-    """What of an address is secret: user and password, and the values of its query."""
+    """What of an address is secret: user and password, and all behind its path."""
     scheme = _SCHEME.match(address)
     if scheme is None:
         return set()
@@ -45,13 +50,15 @@ def secret_parts(address: str) -> set[str]:
     if at:
         name, colon, password = user.partition(":")
         parts.add(password if colon else name)
-    query = rest.partition("?")[2]
-    parts |= {pair.partition("=")[2] for pair in query.split("&")}
-    parts |= {unquote(part) for part in parts}
-    return {part for part in parts if len(part) > 3}
+    behind = re.split(r"[?#;]", rest, maxsplit=1)[1:]
+    for pair in re.split(r"[&;?#]", behind[0]) if behind else ():
+        key, equals, value = pair.partition("=")
+        parts.add(value if equals else key)
+    return (parts | {unquote(part) for part in parts}) - {""}
 
 
 def _masked_line(line: str) -> str:
+    line = _PAIR.sub(rf"\1{HIDDEN}", line)
     starts = list(_SCHEME.finditer(line))
     if not starts:
         return line
@@ -66,11 +73,11 @@ def _masked_line(line: str) -> str:
 def _masked_rest(scheme: str, rest: str, is_address: bool) -> str:
     """What follows a scheme, up to the next address or the end of the line."""
     user, at, after = rest.rpartition("@")
-    # Of web addresses even a user is one: a token may stand there.
-    is_token = scheme.lower() in _WEB and "/" not in user
-    if at and user and (":" in user or is_token):
+    # Of web addresses even a user is one: a token may stand there, with slashes, too.
+    if at and user and (":" in user or scheme.lower() in _WEB):
         rest = f"{HIDDEN}@{after}"
     if is_address:
-        path, mark, query = rest.partition("?")
-        return f"{path}?{HIDDEN}" if mark and "=" in query else rest
-    return re.sub(r"\?[^\s'\"]*=[^\s'\"]*", f"?{HIDDEN}", rest)
+        path, *behind = re.split(r"([?#;])", rest, maxsplit=1)
+        return f"{path}{behind[0]}{HIDDEN}" if behind and behind[1] else rest
+    # In running text a value may hold blanks: what looks like one hides the rest of the line.
+    return re.sub(r"([?#;])[^\s'\"]*=.*|([?#])[^\s'\"]+", rf"\1\2{HIDDEN}", rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -258,6 +259,24 @@ def test_passwords_and_queries_are_hidden(password: str) -> None:
     assert password not in said
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://h/cb#access_token=SECRET",
+        "https://h/p;sig=SECRET",
+        "https://SECRET/tok@h/x",
+        "https://tok/SECRET@h/x",
+        "db://h/db?SECRET",
+        "the server at https://h/x?sig=S SECRET&k=1 is away",
+        "connection failed: password=SECRET host=h",
+        "connection failed: password='SECRET x' host=h",
+    ],
+)
+def test_secrets_are_hidden_wherever_an_address_may_hold_them(text: str) -> None:
+    assert "SECRET" not in masked(text)
+    assert "abc" not in masked("driver said abc is wrong", ["postgresql://u:abc@h/d"])
+
+
 def test_lease_never_writes_through_a_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,8 +296,9 @@ def test_lease_never_writes_through_a_link(
     folder.unlink()
     folder.mkdir()
     folder.chmod(0o777)
-    with pytest.raises(lease.LeaseError, match="only its owner"):
-        lease.lease_folder()
+    for _ in range(2):
+        with pytest.raises(lease.LeaseError, match="only its owner"):
+            lease.lease_folder()
     assert mine.read_text() == "precious"
 
 
@@ -414,6 +434,25 @@ def test_verifier_names_links_folders_and_pipes(bundle: Path, tmp_path: Path) ->
     assert "pipe: is a special file and not listed" in said
     assert "'a\\x1bb': is not listed" in said
     assert "model.onnx: must be a file" in said
+
+
+def test_verifier_outlives_names_and_depths(bundle: Path, tmp_path: Path) -> None:
+    def deep(copied: Path) -> None:
+        os.chdir(copied)
+        for _ in range(1200):
+            os.mkdir("d")
+            os.chdir("d")
+        os.chdir(tmp_path)
+
+    def resealed(copied: Path) -> None:
+        manifest = copied / "manifest.sha256"
+        lines = manifest.read_bytes().splitlines(keepends=True)[:-1]
+        listed = b"".join([*lines, b"0" * 64 + b"  a\x1b[31mb\0\n"])
+        manifest.write_bytes(listed + f"# {hashlib.sha256(listed).hexdigest()}\n".encode())
+
+    assert "d/d/d" in verified(bundle, tmp_path, deep)
+    subprocess.run(["rm", "-r", str(tmp_path / "copied")], check=True)
+    assert "\x1b" not in verified(bundle, tmp_path, resealed)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\n", b"no manifest\n"])

@@ -71,7 +71,7 @@ def test_report_shows_headline_front_table_and_proof(tmp_path: Path) -> None:
     write_report(search.report, search.result)
     seen = look(search.report.as_uri())
     assert "as fast as FP32" in seen.text
-    assert "Proven" in seen.text
+    assert "Proved" in seen.text
     assert seen.drawings >= 2  # the front, wide and narrow
     assert 'data-trial="0"' in seen.html
     assert metric_title(search.result.metric) in seen.text

@@ -54,6 +54,7 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
     threads = profile.runtime.threads
     total = math.fsum(operator_ms(profile, ops)) * thread_ratio(profile, threads)
     error_pct, error_how = _error(profile, threads)
+    shorter, longer = _spread(profile, threads)
     return Measurement(
         name="latency_ms",
         value=total,
@@ -64,8 +65,8 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
             f"thread{'s' if threads > 1 else ''}, batch 1, operators as executed by onnxruntime "
             f"{ort.__version__}; mean error {error_pct:g} %: {error_how}"
         ),
-        low=total / (1 + error_pct / 100),
-        high=total * (1 + error_pct / 100),
+        low=total / shorter,
+        high=total * longer,
         detail={
             "tier": "analytic",
             "runtime": "onnxruntime",
@@ -118,6 +119,21 @@ def _error(profile: HardwareProfile, threads: int) -> tuple[float, str]:
         f"{profile.error_pct:g} % {profile.error_how}; that one's {below.error_pct:g} % "
         f"{below.how}" + (f"; {below.caveat}" if below.caveat else "")
     )
+
+
+def _spread(profile: HardwareProfile, threads: int) -> tuple[float, float]:
+    """How many times shorter and longer than the estimate the truth may be.
+
+    The table of kernels misses the estimate from counts by its mean error, and seldom by twice
+    that; errors of both add up as logarithms do, in quadrature.
+    """
+    table = 2 * math.log1p(profile.error_pct / 100)
+    if profile.counts is None or (profile.counts.fit is None and threads == 1):
+        return math.exp(table), math.exp(table)
+    below = latency_ms(profile, dict.fromkeys(COUNT_COLUMNS, 1), threads)
+    shorter = math.log(below.latency_ms / below.low_ms)
+    longer = math.log(below.high_ms / below.latency_ms)
+    return math.exp(math.hypot(table, shorter)), math.exp(math.hypot(table, longer))
 
 
 def rows(

@@ -70,7 +70,6 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
     threads = profile.runtime.threads
     found = latency_ms(profile, counted.total, threads)
     versions = emulator.find().versions()
-    error = found.error_pct / 100
     error_how = found.how + (f"; {found.caveat}" if found.caveat else "")
     return Measurement(
         name="latency_ms",
@@ -83,8 +82,8 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
             f"({profile.name}), {threads} thread{'s' if threads > 1 else ''}, batch 1; "
             f"mean error {found.error_pct:g} %: {error_how}"
         ),
-        low=found.latency_ms / (1 + error),
-        high=found.latency_ms * (1 + error),
+        low=found.low_ms,
+        high=found.high_ms,
         detail={
             "tier": "emulated",
             "runtime": "onnxruntime",

@@ -55,10 +55,8 @@ def lease_folder() -> Path:
         folder.mkdir(mode=0o700)
     state = folder.lstat()
     is_own = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
-    if is_own and stat.S_IMODE(state.st_mode) != 0o700:
-        folder.chmod(0o700)  # an earlier umask or release made it wider; nobody else wrote there
-        is_own = not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if not is_own:
+    # What others could write to may hold what they laid there, and is not made right by a chmod.
+    if not is_own or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise LeaseError(
             f"{folder} must be a folder that only its owner, you, can write to, but is not; "
             f"remove it, or set TMPDIR to a folder of your own"

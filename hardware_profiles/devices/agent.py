@@ -217,7 +217,12 @@ def _lock_path(name: str) -> str:
 
 
 def _try_flock(name: str) -> TextIO | None:
-    descriptor = os.open(_lock_path(name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    path = _lock_path(name)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise RuntimeError(f"{path} must be a lock file: {error.strerror}; remove it") from None
     file = os.fdopen(descriptor, "r+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

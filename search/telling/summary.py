@@ -360,14 +360,12 @@ def _headline(result: SearchResult) -> str:
     name = f"trial {winner.trial.number} ({words.origin(winner.trial.origin)})"
     if winner.trial.number == baseline.trial.number:
         return untouched_delivered(result)
-    gain = (
-        f"The winner, {name}, is {words.ratio(speedup(baseline, winner))} as fast as the baseline"
-    )
+    gain = f"The winner, {name}, is {gained(baseline, winner)} as fast as the baseline"
     if simple is None:
         return f"{gain}; no simple baseline meets the limits."
     if simple.trial.number == winner.trial.number:
         return f"{gain}; it is itself the strongest simple baseline."
-    times = words.ratio(speedup(simple, winner))
+    times = gained(simple, winner)
     return f"{gain} and {times} as fast as the strongest simple one."
 
 
@@ -420,11 +418,21 @@ def _relative_latency(point: Contender) -> float | None:
 
 
 def _speedup_with_interval(baseline: Contender, other: Contender) -> str:
-    told = words.ratio(speedup(baseline, other))
+    told = gained(baseline, other)
     ratio = other.figures.measurements.get("latency_ratio")
     if other.trial.number == baseline.trial.number or not (ratio and ratio.low and ratio.high):
         return told
     return f"{told} ({words.ratio(1 / ratio.high)} to {words.ratio(1 / ratio.low)})"
+
+
+def gained(reference: Contender, other: Contender) -> str:
+    """How many times as fast, by as many digits as are known."""
+    times = speedup(reference, other)
+    latency = other.figures.measurements.get("latency_ms")
+    if other.trial.number == reference.trial.number:
+        return words.ratio(times)
+    estimated = latency is not None and latency.source == "estimated"
+    return words.about(times) if estimated else words.ratio(times)
 
 
 def _smaller(baseline: Contender, other: Contender) -> str:

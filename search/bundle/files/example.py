@@ -6,8 +6,17 @@ python example.py photo.jpg    a picture of yours; this also needs: pip install 
 
 import sys
 
+
+def _holds_this_file(entry: str) -> bool:
+    try:
+        with open(entry + "/example.py", "rb"):
+            return True
+    except OSError:
+        return False
+
+
 # Nothing that was added to this folder may stand for a module of Python's or for numpy.
-sys.path[:] = [entry for entry in sys.path if entry and entry != sys.path[0]]
+sys.path[:] = [entry for entry in sys.path if entry and not _holds_this_file(entry)]
 sys.dont_write_bytecode = True  # verify.py takes files that it doesn't know for changes
 
 import importlib.util

@@ -79,7 +79,8 @@ def changed_files() -> list[str]:
     found, names = [], {"manifest.sha256"}
     for line in listed.decode("utf-8", "replace").splitlines():
         expected, separator, name = line.partition("  ")
-        if not separator or name.startswith("/") or ".." in name.split("/"):
+        is_inside = not name.startswith("/") and ".." not in name.split("/")
+        if not separator or not is_inside or not name.isprintable():
             return [f"manifest.sha256: has a line that lists no file of this folder; {AGAIN}"]
         names.add(name)
         try:
@@ -89,27 +90,37 @@ def changed_files() -> list[str]:
             found.append(f"{name}: is missing; {AGAIN}")
         except OSError as error:
             found.append(f"{name}: must be a file that can be read, but: {error}; {AGAIN}")
-    for name, kind in _entries(HERE, ""):
+    for name, kind in _entries(HERE):
         if name not in names:
             shown, what = name if name.isprintable() else ascii(name), "is not"
             if kind != "file":
                 what = f"is a {kind} and not"
+            shown = shown if len(shown) < 300 else shown[:100] + "..."
             found.append(f"{shown}: {what} listed in manifest.sha256; remove it")
         elif kind == "link":
             found.append(f"{name}: must be a file, but is a link; {AGAIN}")
     return found
 
 
-def _entries(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
+def _entries(root: Path) -> Iterator[tuple[str, str]]:
     """All in a folder, and empty folders, by name and kind; links are not followed."""
-    with os.scandir(folder) as inside:
-        for entry in sorted(inside, key=lambda one: one.name):
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        try:
+            with os.scandir(root / prefix) as inside:
+                entries = sorted(inside, key=lambda one: one.name)
+        except OSError:  # it can't be read, or is nested too deeply
+            yield prefix.rstrip("/"), "folder that can't be read"
+            continue
+        if prefix and not entries:
+            yield prefix.rstrip("/"), "folder"
+        for entry in entries:
             name = prefix + entry.name
             if entry.is_symlink():
                 yield name, "link"
             elif entry.is_dir(follow_symlinks=False):
-                within = list(_entries(Path(entry.path), name + "/"))
-                yield from within or [(name, "folder")]
+                waiting.append(name + "/")
             else:
                 yield name, "file" if entry.is_file(follow_symlinks=False) else "special file"
 

@@ -15,10 +15,10 @@ from search.telling.summary import (
     Contender,
     baseline_of,
     contender,
+    gained,
     input_rows,
     on_validation,
     simple_of,
-    speedup,
     winner_of,
 )
 from search.telling.words import metric_title
@@ -98,7 +98,7 @@ def comparison(result: SearchResult) -> list[Row]:
         _row("Latency", [_cell(c.figures.measurements.get("latency_ms")) for c in shown]),
         _row(
             "Times as fast as the baseline",
-            [Cell(words.ratio(speedup(baseline, c))) for c in shown],
+            [Cell(gained(baseline, c)) for c in shown],
         ),
         _row(f"{metric.capitalize()}, test", [_cell(c.test) for c in shown]),
         _row(f"{metric.capitalize()}, validation", [_cell(c.validation) for c in shown]),

@@ -10,8 +10,8 @@ from search.telling import words
 from search.telling.proof_words import outcome_of
 from search.telling.summary import (
     baseline_of,
+    gained,
     simple_of,
-    speedup,
     untouched_delivered,
     why_simple_lost,
     winner_of,
@@ -37,13 +37,13 @@ def headline(result: SearchResult) -> tuple[Part, ...]:
         return (("No candidate meets the limits.", False),)
     if winner.trial.number == baseline.trial.number:
         return ((untouched_delivered(result), False),)
-    parts = [(words.ratio(speedup(baseline, winner)), True), (" as fast as FP32", False)]
+    parts = [(gained(baseline, winner), True), (" as fast as FP32", False)]
     if simple and simple.trial.number == winner.trial.number:
         parts.append((", itself the strongest simple baseline", False))
     elif simple:
         parts += [
             (" and ", False),
-            (words.ratio(speedup(simple, winner)), True),
+            (gained(simple, winner), True),
             (" as fast as the strongest simple baseline", False),
         ]
     return (*parts, *_price(result.winner, metric_title(result.metric)))
