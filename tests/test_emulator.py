@@ -438,7 +438,7 @@ def test_command_prints_a_table_with_latency_and_error(
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["missing.onnx"], "does not exist"),
+        (["missing.onnx"], "No such file"),
         (["{file}", "--target", "nothing"], "--target must name a known device"),
         (["{file}", "--target", "raspberry-pi-4b", "--threads", "9"], "from 1 to 4"),
         (["{file}", "--target", "raspberry-pi-4b", "--tier", "device"], "needs --device"),
