@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import onnx
 import torch
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
+from torch.nn.utils import parametrize
 
 from spaces.files.folding import fold_weights
 from spaces.files.pooling import exported_adaptive_pooling
@@ -32,7 +34,7 @@ def export_onnx(model: nn.Module, path: Path, input_shape: tuple[int, int, int])
     Raises:
         ValueError: the optimizer of the file lost a layer.
     """
-    model = model.eval()
+    model = with_plain_weights(model.eval())
     example = example_input(model, input_shape)
     raw = path.with_suffix(".raw.onnx")
     with warnings.catch_warnings(), plain_attention(), exported_adaptive_pooling(OPSET):
@@ -62,6 +64,22 @@ def export_onnx(model: nn.Module, path: Path, input_shape: tuple[int, int, int])
     _name_weights(file)
     _own_biases(file)
     onnx.save(file, path)
+
+
+def with_plain_weights(model: nn.Module) -> nn.Module:
+    """The model with weights in the place of what computes them, such as a spectral norm.
+
+    The exporter has no operators for some of these computations. Models without any are
+    returned as they are.
+    """
+    if not any(parametrize.is_parametrized(module) for module in model.modules()):
+        return model
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    return model
 
 
 def _join_shared_weights(model: onnx.ModelProto) -> None:
