@@ -401,14 +401,17 @@ class Search:
             )
         prepared = replace(prepared, bench=self._baseline(study, prepared.bench, clock))
         clock = replace(clock, reserve_s=max(clock.reserve_s, self._ending_s(study, prepared)))
-        self._first_int8(study, prepared, clock)
-        if self._request.untrained or self._is_too_short(prepared, clock):
-            stopped_by = self._untrained(study, prepared, clock)
-        else:
-            prepared = learn(
-                self._request, prepared, self._preparing, self._progress.note, self._until
-            )
-            stopped_by = self._trained(study, prepared, clock)
+        try:
+            self._first_int8(study, prepared, clock)
+            if self._request.untrained or self._is_too_short(prepared, clock):
+                stopped_by = self._untrained(study, prepared, clock)
+            else:
+                prepared = learn(
+                    self._request, prepared, self._preparing, self._progress.note, self._until
+                )
+                stopped_by = self._trained(study, prepared, clock)
+        except KeyboardInterrupt:  # there is something to deliver from trial 0 on
+            stopped_by = "interrupt"
         finishing()
         if stopped_by == "interrupt":
             self._progress.note("Interrupted: the best so far is proved and exported.")
@@ -581,20 +584,17 @@ class Search:
             return rounding_losses(teacher, bench.network, images, bench.hardware)
 
         study.clear_proposals()
-        try:
-            while True:
-                proposal = next_untrained(prepared.space, study.trials, losses)
-                if proposal is None:
-                    return "untrained"
-                expected_s = 1.1 * max(trial.seconds for trial in study.trials)
-                left_s = min(clock.left_s, UNTRAINED_S - clock.elapsed_s)
-                if expected_s > (clock.left_s if clock.budget_s else left_s):
-                    self._cut_off += (words.origin(proposal[1]),)
-                    return "budget"
-                study.propose([proposal])
-                self._evaluate(study, study.ask(), bench, clock)
-        except KeyboardInterrupt:
-            return "interrupt"
+        while True:
+            proposal = next_untrained(prepared.space, study.trials, losses)
+            if proposal is None:
+                return "untrained"
+            expected_s = 1.1 * max(trial.seconds for trial in study.trials)
+            left_s = min(clock.left_s, UNTRAINED_S - clock.elapsed_s)
+            if expected_s > (clock.left_s if clock.budget_s else left_s):
+                self._cut_off += (words.origin(proposal[1]),)
+                return "budget"
+            study.propose([proposal])
+            self._evaluate(study, study.ask(), bench, clock)
 
     def _ending_s(self, study: Study, prepared: Prepared) -> float:
         """Seconds for proof, bundle and report, by how long the untouched model's trial took."""

@@ -423,3 +423,13 @@ def test_validate_reprints_the_errors_of_the_profiles(capsys: pytest.CaptureFixt
             assert any(abs(told - each) < 0.11 for each in errors), (line, threads)
     assert "142 ms estimated against 113 ms published (26 % too long" in out
     assert json.dumps(out).count("resnet18_int8") >= len(FITTED)
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-3b-plus", "raspberry-pi-4b", "raspberry-pi-5"])
+def test_models_left_out_of_the_fit_lie_in_the_interval(name: str) -> None:
+    profile = shipped_profiles()[name]
+    ratio = held_out(profile, model_of(profile), 1).ratio  # estimated over published
+    estimate = latency_ms(profile, dict.fromkeys(COUNT_COLUMNS, 1.0))
+    low, high = (ms / estimate.latency_ms for ms in (estimate.low_ms, estimate.high_ms))
+    published = 1 / ratio
+    assert np.all((published >= low * 0.998) & (published <= high * 1.002))  # L has one decimal

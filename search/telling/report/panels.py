@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from search.result import SearchResult
 from search.telling import words
 from search.telling.report.plans import plan_lines
-from search.telling.summary import Contender, baseline_of, contender, speedup
+from search.telling.summary import Contender, baseline_of, contender, gained
 from search.telling.words import metric_title
 from search.trial import Trial
 
@@ -29,7 +29,7 @@ def panel(result: SearchResult, trial: Trial) -> Panel:
     metric = metric_title(result.metric)
     rows = [
         _latency(own),
-        ("speed", f"{words.ratio(speedup(baseline_of(result), own))} of FP32", ""),
+        ("speed", f"{gained(baseline_of(result), own)} of FP32", ""),
         (metric, *_figure(own, result.metric, "on validation")),
     ]
     if "drop" in own.figures:
