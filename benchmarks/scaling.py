@@ -37,6 +37,7 @@ from evaluators import Evaluation, Measurement
 from evaluators.runtimes.onnxruntime import logits
 from hardware_profiles import load_profile
 from search.app import Request, prepare
+from search.deciding.forecast import Experience
 from search.deciding.proposals import Proposer
 from search.deciding.rungs import RUNGS, Seen, share_of
 from search.deciding.sensitivity import Sensitivity
@@ -186,7 +187,16 @@ def times_of(
     clock = Clock(None, 0.0, time.monotonic())
     progress, tracker = Times(), NullTracker()
     driver = Driver(
-        study, backend, make_job, clock, len(plans), progress, tracker, folder, 0.03, macs
+        study,
+        backend,
+        make_job,
+        clock,
+        len(plans),
+        progress,
+        tracker,
+        folder,
+        0.03,
+        Experience(macs),
     )
     with closing(backend), suppress(Ended):
         driver.run()
@@ -418,7 +428,16 @@ def simulated(space: SearchSpace, filled: Path, folder: Path, workers: int) -> M
     tracker = tracker_in(folder, study)
     clock = Clock(None, 0.0, began)
     driver = Driver(
-        study, backend, job, clock, None, Watch(), tracker, folder, LIMITS.max_drop, macs
+        study,
+        backend,
+        job,
+        clock,
+        None,
+        Watch(),
+        tracker,
+        folder,
+        LIMITS.max_drop,
+        Experience(macs),
     )
     before = len(study.trials)
     try:

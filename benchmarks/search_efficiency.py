@@ -37,6 +37,7 @@ from surrogate import Surrogate
 
 from evaluators import Evaluation, Measurement
 from search.deciding.baselines import simple_plans
+from search.deciding.forecast import Experience
 from search.deciding.pareto import hypervolume
 from search.deciding.proposals import Proposer
 from search.deciding.rungs import RUNGS
@@ -169,7 +170,7 @@ class Bench:
             NullTracker(),
             Path(),
             LIMITS.max_drop,
-            lambda plan: self.space.table(plan).macs,
+            Experience(lambda plan: self.space.table(plan).macs),
         ).run()
         return course
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from evaluators.graph import read_model
 from evaluators.measurement import Measurement
 from evaluators.resize import fitted
-from evaluators.runtimes.onnxruntime import open_session
+from evaluators.runtimes.onnxruntime import logits, open_session
+from evaluators.runtimes.shifted import EXACT_ON_X86
 from hardware_profiles import HardwareProfile, ProfileError, emulator
 from hardware_profiles.devices.board import Board
 from hardware_profiles.host import cpu_flags
@@ -22,7 +24,7 @@ from hardware_profiles.host import cpu_flags
 ALLOWED = 0.005  # share of images whose class may differ before it is flagged
 SECONDS = 120.0
 _CHUNK = 16
-_NOT_SATURATING = frozenset({"avx512_vnni", "avx_vnni", "asimddp", "asimd"})
+_NOT_SATURATING = EXACT_ON_X86 | {"asimddp", "asimd"}
 
 
 def agreement(
@@ -39,11 +41,12 @@ def agreement(
         model: an ONNX file with one input (batch, C, H, W) and logits as its first output.
         images: preprocessed, (N, C, H, W); taken in order until the time is up.
         profile: the target, with a ``[counts]`` section, which names the core.
-        seconds: no new chunk of images begins after these.
+        seconds: for all images; those that don't fit are left out.
 
     Raises:
         ProfileError: the profile names no core to emulate.
-        EmulatorError: no emulator is installed, or the file crashed it or made it hang.
+        EmulatorError: no emulator is installed, the file crashed it or made it hang, or there
+            was no time for one image.
     """
     if profile.counts is None:
         raise ProfileError(
@@ -53,7 +56,7 @@ def agreement(
     core = profile.counts.qemu_cpu
     images = fitted(images, open_session(model, profile))
     target = target_logits(model, images, core, seconds)
-    host = host_logits(model, images[: len(target)], profile)
+    host = logits(model, images[: len(target)], profile)
     where = f"onnxruntime for aarch64 on an emulated {emulator.CORES[core].qemu}"
     found = _compared(model, profile, host, target.argmax(axis=1), where)
     largest = float(np.abs(host - target).max())
@@ -71,7 +74,7 @@ def device_agreement(
     """
     images = fitted(images, open_session(model, profile))
     target = board.predict(model, images)
-    host = host_logits(model, images, profile)
+    host = logits(model, images, profile)
     return _compared(model, profile, host, target, board.device.name)
 
 
@@ -93,7 +96,7 @@ def _compared(
         value=share,
         unit="",
         source="measured",
-        how=f"top-1 class of {len(same)} images, {where} against this host",
+        how=f"top-1 class of {len(same)} image{'s' * (len(same) > 1)}, {where} against this host",
         detail={
             "images": len(same),
             "different": int((~same).sum()),
@@ -105,35 +108,35 @@ def _compared(
     )
 
 
-def host_logits(
-    model: Path, images: NDArray[np.float32], profile: HardwareProfile
-) -> NDArray[np.float32]:
-    """Logits (N, classes) here, one image at a time as on the target."""
-    session = open_session(model, profile)
-    name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: image[None]})[0] for image in images])
-
-
 def target_logits(
-    model: Path, images: NDArray[np.float32], core: str, seconds: float = SECONDS
+    model: Path,
+    images: NDArray[np.float32],
+    core: str,
+    seconds: float = SECONDS,
+    now: Callable[[], float] = time.monotonic,
 ) -> NDArray[np.float32]:
-    """Logits (n, classes) of the first n images on an emulated core, until the time is up.
+    """Logits (n, classes) of the first n images on an emulated core, as many as there is time for.
 
     Raises:
-        EmulatorError: as ``agreement``.
+        EmulatorError: as ``agreement``; or the first image took longer than ``seconds``.
     """
     machine = emulator.shared(core, counting=False)
-    found: list[NDArray[np.float32]] = []
-    start = time.monotonic()
+    parts: list[NDArray[np.float32]] = []
+    began = now()
+    done = 0
     with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder) / "images.npy", Path(folder) / "logits.npy"
-        for first in range(0, len(images), _CHUNK):
-            if found and time.monotonic() - start > seconds:
+        source, target = Path(folder) / "images.npy", Path(folder) / "logits.npy"
+        while done < len(images):
+            # One image shows how long others take; what follows is expected to end in time.
+            image_s = (now() - began) / done if done else 0.0
+            if (done + 1) * image_s > seconds:
                 break
-            np.save(given, images[first : first + _CHUNK])
-            machine.predict(model, given, made)
-            found.append(np.load(made))
-    return np.concatenate(found)
+            count = min(_CHUNK, int(seconds / image_s) - done) if image_s else 1
+            np.save(source, images[done : done + count])
+            machine.predict(model, source, target, seconds)
+            parts.append(np.load(target))
+            done += count
+    return np.concatenate(parts)
 
 
 def likely_cause(model: Path, profile: HardwareProfile, host_flags: frozenset[str]) -> str:

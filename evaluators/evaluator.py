@@ -30,6 +30,7 @@ class EvaluationContext:
     ``resize.fitted`` heed that. ``baseline`` is the exported file of the untouched model and
     ``baseline_predictions`` its classes on ``images``, int64, (N,). ``device`` is a URL such as
     ``ssh://pi@board``, where the person gave one. ``scratch`` is a folder to write in.
+    ``counted`` is False where there is no time to count on an emulated core.
     """
 
     profile: HardwareProfile
@@ -42,6 +43,7 @@ class EvaluationContext:
     metric: Metric = "accuracy"
     confidence: float = 0.95  # of bounds
     threads: int = 1  # for answers; latencies are measured with the profile's
+    counted: bool = True
 
 
 @runtime_checkable

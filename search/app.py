@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from evaluators import Evaluation, EvaluationContext
+from evaluators.latency.emulated import COUNT_S_PER_MAC
+from evaluators.latency.tier import tier
 from evaluators.runtimes.onnxruntime import logits
 from evaluators.tasks.drop import metric_drop_bound
 from evaluators.tasks.metrics import METRICS
@@ -42,6 +45,7 @@ from search.concluding.conclude import (
 )
 from search.concluding.infeasible import blocks, closest_trial, parts_of, sentences
 from search.deciding.baselines import INT8, dominated, simple_plans
+from search.deciding.forecast import Experience, Untouched
 from search.deciding.proposals import Proposer
 from search.deciding.rungs import RUNGS, share_of
 from search.deciding.sensitivity import (
@@ -105,6 +109,9 @@ ROUNDING_IMAGES = 16
 # Without training a search answers at once: fewer images are calibrated with, and no plan is begun
 # that is expected to end later than so many seconds after the start.
 UNTRAINED_IMAGES, UNTRAINED_S = 64, 45.0
+COUNT_SHARE = 0.05  # of the budget, at most, for counting the untouched model on an emulated core
+# At most, to compare the winner's classes on an emulated core; and for whoever interrupted.
+AGREEMENT_S, INTERRUPTED_S = 60.0, 5.0
 SHORT = 1  # the rung of the short training
 VERSIONED = ("torch", "onnxruntime", "onnx", "optuna", "torch-pruning", "numpy")
 
@@ -191,6 +198,7 @@ def prepare(
         metric=task.metric,
         confidence=request.limits.confidence,
         threads=_threads(request),
+        counted=is_time_to_count(network.table.macs, _time_s(request)),
     )
     bench = Workbench(
         task=task,
@@ -264,6 +272,37 @@ def exportable_network(request: Request) -> Network:
     network = trace(model, (data.preprocess.channels, *data.preprocess.size))
     images = data.preprocess.apply(data.calibration.images[:IMAGES])
     return check_export(model, network, images, request.profile)
+
+
+def _time_s(request: Request) -> float | None:
+    """Seconds that the search may take; None for any number."""
+    return UNTRAINED_S if request.untrained and request.budget_s is None else request.budget_s
+
+
+def is_time_to_count(macs: float, time_s: float | None) -> bool:
+    """Whether counts on an emulated core fit into a search of so many seconds (None: any)."""
+    return time_s is None or COUNT_S_PER_MAC * macs <= COUNT_SHARE * time_s
+
+
+def with_tier_of(context: EvaluationContext, untouched: Trial | None) -> EvaluationContext:
+    """The context, in which latencies come from where the study's first one came from.
+
+    Raises:
+        InputError: that source is not here.
+    """
+    if untouched is None or untouched.evaluation is None:
+        return context
+    before = (untouched.evaluation["latency_ms"].detail or {}).get("tier")
+    if before == "analytic":
+        return replace(context, counted=False)
+    context = replace(context, counted=True)
+    if before == "emulated" and tier(context) != "emulated":
+        raise InputError(
+            "all latencies of a study must come from one source: this one's were counted on an "
+            "emulated core, but the emulator is not installed; run 'python -m hardware_profiles "
+            "emulator install', or start a new study with --study"
+        )
+    return context
 
 
 def _threads(request: Request) -> int:
@@ -362,6 +401,7 @@ class Search:
         self._began = time.monotonic() if began is None else began
         self._spent_s = 0.0  # before it was resumed
         self._looking: tuple[float, float] | None = None  # since when, and the share done then
+        self._untouched: Untouched | None = None
         self._cut_off: tuple[str, ...] = ()  # what the budget had no time for, in words
 
     def run(self) -> SearchResult:
@@ -386,6 +426,7 @@ class Search:
             note=self._progress.note,
         )
         self._folder.check_results(len(study.trials))
+        prepared = self._with_source(prepared, study)
         self._tracker.begin(study, self._request.task.data)
         budget = self._request.budget_s
         reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)
@@ -403,7 +444,7 @@ class Search:
         clock = replace(clock, reserve_s=max(clock.reserve_s, self._ending_s(study, prepared)))
         try:
             self._first_int8(study, prepared, clock)
-            if self._request.untrained or self._is_too_short(prepared, clock):
+            if self._request.untrained or self._is_too_short(study, prepared, clock):
                 stopped_by = self._untrained(study, prepared, clock)
             else:
                 prepared = learn(
@@ -422,6 +463,20 @@ class Search:
         result = self._conclude(study, prepared, stopped_by, clock)
         self._tracker.finish(result, self._folder.report, result.folder / "best")
         return result
+
+    def _with_source(self, prepared: Prepared, study: Study) -> Prepared:
+        """The one source of all latencies of the study; said where counting takes too long."""
+        bench = prepared.bench
+        untouched = next((trial for trial in study.trials if trial.number == 0), None)
+        context = with_tier_of(bench.context, untouched)
+        if not context.counted and tier(replace(context, counted=True)) == "emulated":
+            count_s = COUNT_S_PER_MAC * bench.network.table.macs
+            self._progress.note(
+                f"Latency is the analytic estimate: to count the untouched model on an emulated "
+                f"core would take about {words.duration(count_s)}, more than "
+                f"{words.percent(COUNT_SHARE)} of the time for this search."
+            )
+        return replace(prepared, bench=replace(bench, context=context))
 
     def _trained(self, study: Study, prepared: Prepared, clock: Clock) -> str:
         """Runs the search itself, and says what ended it."""
@@ -454,7 +509,7 @@ class Search:
                 self._tracker,
                 self._folder.path,
                 self._request.limits.max_drop,
-                lambda plan: prepared.space.table(plan).macs,
+                Experience(lambda plan: prepared.space.table(plan).macs, self._untouched),
             )
             return driver.run()
 
@@ -549,7 +604,7 @@ class Search:
                 bench = replace(bench, calibration=bench.calibration[:UNTRAINED_IMAGES])
             self._evaluate(study, study.ask(), bench, clock)
 
-    def _is_too_short(self, prepared: Prepared, clock: Clock) -> bool:
+    def _is_too_short(self, study: Study, prepared: Prepared, clock: Clock) -> bool:
         """Whether what is left of the budget is too short for one short training, and says so."""
         if clock.budget_s is None:
             return False
@@ -560,6 +615,11 @@ class Search:
                 bench.task, model, bench.network.table.macs, bench.hardware
             )
         images = len(bench.task.data.train)
+        self._untouched = Untouched(
+            bench.network.table.macs,
+            image_s * images * bench.settings.epochs,
+            study.trials[0].seconds,
+        )
         # The teacher looks at each image once; a plan's short training has a share of the epochs.
         needed_s = image_s * images * (1 / 3 + RUNGS[SHORT].share * bench.settings.epochs / 2)
         if needed_s < clock.left_s:
@@ -603,6 +663,12 @@ class Search:
         # The untouched model, the winner and the strongest simple one on the test split.
         return ENDING_S + 3 * image_s * len(data.test) + stages.get("export", 0.0)
 
+    def _agreement_s(self, clock: Clock) -> float:
+        """Seconds to compare the winner's classes on an emulated core."""
+        time_s = _time_s(self._request)
+        left_s = math.inf if time_s is None else time_s - clock.elapsed_s - ENDING_S
+        return max(0.0, min(left_s, INTERRUPTED_S if came() else AGREEMENT_S))
+
     def _relative(self, model: Path | None) -> Path | None:
         return model.relative_to(self._folder.path) if model else None
 
@@ -620,7 +686,7 @@ class Search:
         if winner is not None:
             assert winner.trial.model is not None
             model = self._folder.path / winner.trial.model
-            full = test.full(model).merged(test.on_target(model))
+            full = test.full(model).merged(test.on_target(model, self._agreement_s(clock)))
             self._tell_agreement(full)
             finalists = tuple(
                 replace(f, test=full) if f.trial.number == winner.trial.number else f

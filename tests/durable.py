@@ -13,6 +13,7 @@ import optuna
 from fakes import macs_of, space_of
 
 from search.deciding.baselines import simple_plans
+from search.deciding.forecast import Experience
 from search.deciding.kept import trial_to_json
 from search.deciding.rungs import RUNGS
 from search.deciding.storage import open_storage
@@ -84,7 +85,18 @@ def search_in(
     tracker = Acknowledged(folder / "acknowledged")
     try:
         macs = macs_of(space_of())
-        Driver(study, backend, make_job, clock, trials, Said(), tracker, folder, 0.03, macs).run()
+        Driver(
+            study,
+            backend,
+            make_job,
+            clock,
+            trials,
+            Said(),
+            tracker,
+            folder,
+            0.03,
+            Experience(macs),
+        ).run()
     finally:
         backend.close()
 

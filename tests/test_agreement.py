@@ -6,7 +6,8 @@ import pytest
 from numpy.typing import NDArray
 
 from evaluators import agreement as module
-from evaluators.agreement import agreement, host_logits, likely_cause, target_logits
+from evaluators.agreement import agreement, likely_cause, target_logits
+from evaluators.runtimes.onnxruntime import logits
 from hardware_profiles import ProfileError, load_profile
 from tests.models import quantized, small_network
 from tests.test_emulator import needs_emulator
@@ -32,7 +33,7 @@ def test_target_gives_the_same_classes_as_the_host(files: tuple[Path, Path]) -> 
         assert found.value >= 0.975
         assert found.detail is not None
         assert found.detail["images"] == 40
-    ours = host_logits(files[0], images(5), profile)
+    ours = logits(files[0], images(5), profile)
     np.testing.assert_allclose(target_logits(files[0], images(5), "a72"), ours, rtol=1e-4)
 
 
@@ -41,7 +42,7 @@ def test_agreement_flags_and_names_a_cause_when_classes_differ(
 ) -> None:
     profile = load_profile("raspberry-pi-4b")
     given = images(200)
-    right = host_logits(files[1], given, profile)
+    right = logits(files[1], given, profile)
 
     def off_in_two(*_: object) -> NDArray[np.float32]:
         wrong = right.copy()
@@ -72,3 +73,33 @@ def test_cause_is_saturation_when_activations_are_unsigned_and_the_host_has_no_v
 def test_agreement_needs_a_core_to_emulate(files: tuple[Path, Path]) -> None:
     with pytest.raises(ProfileError, match="names the core"):
         agreement(files[0], images(1), load_profile("x86-avx2"))
+
+
+class _Clock:
+    """A machine that takes ten seconds to start and two for an image."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.sizes: list[int] = []
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def predict(self, _model: Path, source: Path, target: Path, _timeout_s: float) -> None:
+        count = len(np.load(source))
+        self.sizes.append(count)
+        self.now_s += 2.0 * count + (10.0 if len(self.sizes) == 1 else 0.0)
+        np.save(target, np.zeros((count, 4), np.float32))
+
+
+@pytest.mark.parametrize("seconds", [12.5, 30.0, 60.0, 600.0])
+def test_images_on_an_emulated_core_end_in_time(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = _Clock()
+    monkeypatch.setattr(module.emulator, "shared", lambda *_, **__: clock)
+    found = target_logits(Path("model.onnx"), images(50), "a72", seconds, clock)
+    assert clock.now_s <= seconds
+    assert len(found) == sum(clock.sizes) >= 1
+    assert max(clock.sizes) <= 16
+    assert (len(found) == 50) == (seconds == 600.0)

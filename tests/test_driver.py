@@ -18,7 +18,7 @@ from fakes import FakeBackend, FakeTime, figures, macs_of, space_of
 
 from search.deciding.baselines import UNTOUCHED, simple_plans
 from search.deciding.finals import FINAL_SHARE, MOST_AGAIN, finalists
-from search.deciding.forecast import Experience
+from search.deciding.forecast import Experience, Untouched
 from search.deciding.rungs import FULL_SHARE, LAST, RUNGS, share_of
 from search.deciding.storage import sqlite_storage
 from search.deciding.study import Ask, Study
@@ -68,6 +68,7 @@ def drive(
     trials: int | None = None,
     budget_s: float | None = None,
     told: Told | None = None,
+    untouched: Untouched | None = None,
 ) -> str:
     clock = Clock(budget_s, 0.0, backend.time(), study.elapsed_s, backend.time)
     told, before = told or Told(), backend.before
@@ -79,7 +80,16 @@ def drive(
     backend.before = listen
     folder = Path("study")
     driver = Driver(
-        study, backend, make_job, clock, trials, told, told, folder, 0.03, macs_of(space_of())
+        study,
+        backend,
+        make_job,
+        clock,
+        trials,
+        told,
+        told,
+        folder,
+        0.03,
+        Experience(macs_of(space_of()), untouched),
     )
     return driver.run()
 
@@ -429,6 +439,16 @@ def test_no_job_is_started_that_can_not_finish_in_the_budget() -> None:
         spent_s = backend.time.now_s - 1000.0
         assert spent_s <= budget_s
         assert study.elapsed_s <= budget_s
+
+
+@pytest.mark.parametrize("budget_s", [3.0, 6.0, 12.0])
+def test_first_training_is_not_started_either_when_it_can_not_finish(budget_s: float) -> None:
+    """Nothing was trained yet; a job takes ten seconds, as the untouched model says."""
+    study, backend = study_of(), FakeBackend(LIMITS, paced=True, job_s=10.0)
+    untouched = Untouched(macs_of(space_of())(CompressionPlan({})), 10.0, 1.0)
+    begun_s = backend.time.now_s
+    assert drive(study, backend, budget_s=budget_s, untouched=untouched) == "budget"
+    assert backend.time.now_s - begun_s <= budget_s
 
 
 def test_budget_keeps_time_for_finalists() -> None:

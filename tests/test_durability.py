@@ -17,6 +17,7 @@ import sqlalchemy
 from durable import check, kept_in, let_live, processes, search_in, shapes
 from fakes import FakeBackend, FakeTime, macs_of, space_of
 
+from search.deciding.forecast import Experience
 from search.deciding.storage import StoredStudy, open_storage, sqlite_storage
 from search.deciding.study import Study
 from search.errors import StorageError, StudyError
@@ -267,7 +268,9 @@ def two_trials(
 
     tracker, folder = NullTracker(), Path("study")
     macs = macs_of(space_of())
-    Driver(study, backend, make_job, clock, 2, progress, tracker, folder, 0.03, macs).run()
+    Driver(
+        study, backend, make_job, clock, 2, progress, tracker, folder, 0.03, Experience(macs)
+    ).run()
     return study, backend, notes
 
 

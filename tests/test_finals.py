@@ -9,7 +9,7 @@ import pytest
 
 from evaluators import Evaluation, Measurement
 from search.deciding.finals import FINALISTS, best_training, finalists
-from search.deciding.forecast import MARGIN, Experience
+from search.deciding.forecast import MARGIN, Experience, Untouched
 from search.deciding.rungs import Seen
 from search.trial import State, Trial
 from spaces import CompressionPlan
@@ -144,6 +144,16 @@ def test_expected_seconds_are_the_least_of_what_larger_and_smaller_plans_tell() 
     assert expected(found, 150, 1.0) == pytest.approx(15 + 2)
     assert expected(found, 300, 1.0) == pytest.approx(20 + 2)
     assert expected(found, 800, 0.25) == pytest.approx(0.25 * 40 + 2)
+
+
+def test_before_a_training_was_seen_the_untouched_model_tells_how_long_one_takes() -> None:
+    """Half of its ten seconds are for steps; the rest goes with multiply-accumulates."""
+    macs = {"fake": {"number": 50}}
+    known = Experience(lambda plan: float(plan.settings["fake"]["number"]), Untouched(100, 10, 3))
+    assert expected(known, 50, 0.5) == pytest.approx(0.5 * 7.5 + 3)
+    stages, seen = {"train": 2.5, "export": 2.0}, dict.fromkeys(("recalibrated", "short"), SEEN)
+    known.learn(Trial(1, CompressionPlan(macs), "complete", "warm", stages=stages, seen=seen))
+    assert expected(known, 50, 1.0) == pytest.approx(10 + 1)  # what was seen counts alone
 
 
 def test_simple_plan_trains_as_long_as_one_that_climbed() -> None:

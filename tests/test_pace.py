@@ -14,8 +14,19 @@ from networks import IMAGE, Residual, seeded
 from test_finals import trial
 from test_train import CPU, task_of
 
-from search.app import SENSITIVITY, Search, outdone_baseline, poor_baseline
+from evaluators import Evaluation, EvaluationContext, Measurement
+from evaluators.latency.tier import tier
+from hardware_profiles import emulator, load_profile
+from search.app import (
+    SENSITIVITY,
+    Search,
+    is_time_to_count,
+    outdone_baseline,
+    poor_baseline,
+    with_tier_of,
+)
 from search.deciding.storage import elapsed_s
+from search.errors import InputError
 from search.running.clock import OutOfTimeError
 from search.training.augment import VIEWS
 from search.training.step_clock import STEPS, Pace
@@ -195,3 +206,44 @@ def test_baseline_that_a_compressed_model_outdoes_by_far_is_told() -> None:
     (told,) = outdone_baseline([better, best])
     assert "trial 2 seems better" in told
     assert "by at least 3\u00a0points" in told
+
+
+def context_of(**changes: object) -> EvaluationContext:
+    return EvaluationContext(
+        profile=load_profile("raspberry-pi-4b"),
+        images=np.zeros((0, 3, 8, 8), np.float32),
+        labels=np.zeros(0, np.int64),
+        scratch=Path(),
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("macs", "time_s", "counted"),
+    [(1.8e9, None, True), (1.8e9, 60.0, False), (1.8e9, 900.0, True), (36e6, 60.0, True)],
+)
+def test_counting_takes_at_most_a_twentieth_of_the_time(
+    macs: float, time_s: float | None, counted: bool
+) -> None:
+    """Twenty nanoseconds a multiply-accumulate: 36 s for ResNet18 at 224 pixels."""
+    assert is_time_to_count(macs, time_s) == counted
+
+
+@pytest.mark.parametrize("now", [True, False])
+def test_resumed_search_takes_latency_from_where_it_did(
+    now: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emulator, "find", lambda: None)
+    context = context_of(counted=now)
+    assert with_tier_of(context, None) == context
+    for before in ("analytic", "emulated"):
+        latency = Measurement("latency_ms", 3.0, "ms", "estimated", "", detail={"tier": before})
+        untouched = replace(trial(0, 0.0), evaluation=Evaluation.of([latency]))
+        assert tier(with_tier_of(context, untouched)) == before
+
+    def missing() -> None:
+        raise emulator.EmulatorError("the emulator is not installed")
+
+    monkeypatch.setattr(emulator, "find", missing)
+    with pytest.raises(InputError, match="emulator install"):
+        with_tier_of(context, untouched)

@@ -21,7 +21,7 @@ def tier(context: EvaluationContext) -> Tier:
         return "device"
     if context.profile.name == "host":
         return "host"
-    if context.profile.counts is None:
+    if context.profile.counts is None or not context.counted:
         return "analytic"
     try:
         emulator.find()

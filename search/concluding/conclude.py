@@ -31,7 +31,7 @@ from search.running.interruption import came
 from search.task import DataSet, Metric
 from search.trial import Trial
 
-AGREEMENT_IMAGES, AGREEMENT_S = 200, 60.0
+AGREEMENT_IMAGES = 200
 MEANS = ("balanced_accuracy", "f1")  # metrics that are means over classes
 log = logging.getLogger(__name__)
 
@@ -96,19 +96,19 @@ class TestSplit:
             return found
         return found.merged(Evaluation.of(latency))
 
-    def on_target(self, model: Path) -> Evaluation:
+    def on_target(self, model: Path, seconds: float) -> Evaluation:
         """``target_agreement``: whether the target sees the classes that this host sees.
 
-        On the device, or on an emulated core of the target; empty where there is neither, and
-        where either fails, which is logged.
+        On the device, or for so many ``seconds`` on an emulated core of the target; empty where
+        there is neither, or no time, and where either fails, which is logged.
         """
         context, images = self._context, self._context.images[:AGREEMENT_IMAGES]
         try:
             if context.device is not None:
                 board = shared(context.device)
                 found = device_agreement(model, images, context.profile, board)
-            elif tier(context) == "emulated":
-                found = agreement(model, images, context.profile, AGREEMENT_S)
+            elif seconds > 0 and tier(context) == "emulated":
+                found = agreement(model, images, context.profile, seconds)
             else:
                 return Evaluation({})
         except (EmulatorError, DeviceError) as error:

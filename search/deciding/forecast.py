@@ -16,6 +16,19 @@ RECENT = 5
 
 
 @dataclass(frozen=True)
+class Untouched:
+    """What is known of the untouched model before anything was trained.
+
+    Its multiply-accumulates, seconds that its full training would take, by a few steps of it,
+    and seconds that the rest of a job takes.
+    """
+
+    macs: float
+    train_s: float
+    others_s: float
+
+
+@dataclass(frozen=True)
 class _Seen:
     """Of one trial: its multiply-accumulates, and seconds of one full training."""
 
@@ -26,9 +39,12 @@ class _Seen:
 class Experience:
     """Expected seconds of jobs, rather too long than too short."""
 
-    def __init__(self, macs: Callable[[CompressionPlan], float]) -> None:
+    def __init__(
+        self, macs: Callable[[CompressionPlan], float], untouched: Untouched | None = None
+    ) -> None:
         """``macs`` are a plan's multiply-accumulates for one image."""
         self._macs = macs
+        self._untouched = untouched
         self._seen: list[_Seen] = []
         self._others_s: deque[float] = deque(maxlen=RECENT)
 
@@ -48,15 +64,19 @@ class Experience:
             self._others_s.append((trial.seconds - train_s) / len(rungs))
 
     def expected_s(self, plan: CompressionPlan, share: float) -> float:
-        """Seconds of a job with so large a ``share`` of the full training; 0 if none was seen.
+        """Seconds of a job with so large a ``share`` of the full training; 0 if nothing is known.
 
         A training takes time for every step and time for every multiply-accumulate. So a plan
         takes at most what a larger one took, and at most what a smaller one took times the
-        ratio of their multiply-accumulates: the least of these bounds is the best.
+        ratio of their multiply-accumulates: the least of these bounds is the best. Until a
+        training was seen, half of the untouched model's time is taken to be for its steps.
         """
         macs = self._macs(plan)
         bounds = (seen.train_s * max(1.0, macs / seen.macs) for seen in self._seen)
         train_s = min(bounds, default=math.nan)
         if math.isnan(train_s):
-            return 0.0
+            if self._untouched is None:
+                return 0.0
+            train_s = self._untouched.train_s * (1 + macs / self._untouched.macs) / 2
+            return MARGIN * (share * train_s + self._untouched.others_s)
         return MARGIN * (share * train_s + max(self._others_s))

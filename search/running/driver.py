@@ -67,9 +67,9 @@ class Driver:
         tracker: Tracker,
         folder: Path,
         max_drop: float,
-        macs: Callable[[CompressionPlan], float],
+        experience: Experience,
     ) -> None:
-        """``macs`` are a plan's multiply-accumulates; by them it is expected how long it takes."""
+        """``experience`` says how long jobs are expected to take."""
         self._study = study
         self._backend = backend
         self._make_job = make_job
@@ -82,7 +82,7 @@ class Driver:
         self._running: dict[int, _Running] = {}
         self._again: dict[int, Trial] = {}  # finalists under way, by their trials' numbers
         self._broken: set[int] = set()  # finalists that could not be trained again
-        self._experience = Experience(macs)
+        self._experience = experience
         self._history: list[dict[str, Seen]] = [{} for _ in RUNGS]
         for trial in study.trials:
             self._experience.learn(trial)

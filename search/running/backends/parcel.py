@@ -134,6 +134,7 @@ def unpack(arrays: Arrays, *, plans: Path, scratch: Path, baseline: Path | None)
         device=plain["device"],
         metric=plain["metric"],
         confidence=plain["confidence"],
+        counted=plain["tier"] != "analytic",
     )
     here = tier(context)
     if here != plain["tier"]:
