@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from fakes import space_of
@@ -10,8 +11,9 @@ from networks import NETWORKS
 
 from search.deciding.allocation import Allocator
 from search.deciding.sensitivity import Sensitivity
+from spaces import CompressionPlan
 from spaces.space import SearchSpace
-from spaces.techniques import pruning
+from spaces.techniques import pruning, resolution
 
 
 def made_up(space: SearchSpace) -> Sensitivity:
@@ -58,3 +60,38 @@ def test_solution_is_within_the_latency_and_weights_change_only_losses(share: fl
     alone = Allocator(space, made_up(space), {group: 1000.0})
     assert alone.solve(aim_ms) == heavy.solve(aim_ms)
     assert prior.solve(aim_ms) == found
+
+
+def test_what_assignments_say_is_not_foreign_and_all_else_is() -> None:
+    space = space_of("residual")
+    prior = Allocator(space, made_up(space))
+    draw = random.Random(2)
+    for _ in range(20):
+        assignment = tuple(draw.randrange(len(unit.choices)) for unit in prior.units)
+        assert not prior.foreign(prior.plan(assignment))
+    group, layer = space.network.groups[0], space.network.layers[0].name
+    known = {
+        "pruning": {"kept": {group.name: group.channels - 1}},  # near enough to a width
+        "quantization": {"bits": {layer: 8}},
+    }
+    assert not prior.foreign(CompressionPlan(known))
+    for technique, setting in (
+        ("pruning", {**known["pruning"], "importance": "taylor"}),
+        ("quantization", {**known["quantization"], "ranges": "entropy"}),
+        ("resolution", {"size": "9x9"}),
+        ("theirs", {"on": True}),
+    ):
+        ((named, *_),) = prior.foreign(CompressionPlan({**known, technique: setting}))
+        assert named == technique
+    # Units follow from the techniques of the space, and what is foreign from the units.
+    bare = Allocator(replace(space, techniques=space.techniques[:1]), made_up(space))
+    assert {each[0] for each in bare.foreign(CompressionPlan(known))} == {"pruning"}
+
+
+def test_smaller_inputs_are_foreign_until_they_were_looked_at() -> None:
+    without = space_of("residual")
+    space = SearchSpace.of(without.network, without.profile, ("resolution",))
+    sizes = {resolution.size_name(size): 0.1 for size in space.network.sizes}
+    small = CompressionPlan({"resolution": {"size": next(iter(sizes))}})
+    assert Allocator(space, made_up(space)).foreign(small)
+    assert not Allocator(space, replace(made_up(space), resized=sizes)).foreign(small)

@@ -97,3 +97,53 @@ def test_aim_without_anything_new_gives_its_turn_to_the_next() -> None:
         )
     assert len(proposals) == 3
     assert min(map(modeled_ms, proposals)) > modeled_ms(best)
+
+
+FOREIGN = {"theirs": {"strength": 3}}  # a setting of somebody's technique
+
+
+def with_foreign(plan: CompressionPlan) -> CompressionPlan:
+    return CompressionPlan({**plan.settings, **FOREIGN})
+
+
+def searched(count: int) -> list[Trial]:
+    """The untouched model and what was proposed after it; the faster half loses too much."""
+    plans = proposed(Limits(0.03), count)
+    trials = [finished(0, CompressionPlan(), 1.0, "baseline:fp32")]
+    trials += [finished(n, plan, 1.0) for n, plan in enumerate(plans, start=1)]
+    middle = sorted(modeled_ms(trial.plan) for trial in trials)[len(trials) // 2]
+    return [
+        replace(t, violations={"drop": -0.01}) if modeled_ms(t.plan) >= middle else t
+        for t in trials
+    ]
+
+
+def test_foreign_settings_teach_the_model_nothing() -> None:
+    """Plans with them break the limit and are five times as slow; that may be the settings'."""
+    limits = Limits(0.03, max_latency_ms=modeled_ms(CompressionPlan()))
+    trials = searched(OPENING)
+    foreign = [
+        finished(n, with_foreign(plan), 5.0, "sampler:tpe")
+        for n, plan in enumerate(proposed(Limits(0.03), OPENING + 2), start=len(trials))
+    ]
+    without = Proposer(SPACE, sensitivity(), limits).next(trials)
+    assert without is not None
+    assert Proposer(SPACE, sensitivity(), limits).next([*trials, *foreign]) == without
+    # The same would teach it a lot without the settings.
+    same = [replace(t, plan=CompressionPlan({**t.plan.settings, "theirs": {}})) for t in foreign]
+    assert Proposer(SPACE, sensitivity(), limits).next([*trials, *same]) != without
+
+
+def test_plan_with_foreign_settings_that_meets_the_limits_is_on_the_front() -> None:
+    trials = searched(OPENING)
+    broken = min((t for t in trials if not t.feasible), key=lambda t: modeled_ms(t.plan))
+    met = replace(
+        finished(len(trials), with_foreign(broken.plan), 1.0, "sampler:tpe"),
+        violations={"drop": -0.01},
+    )
+    found = Proposer(SPACE, sensitivity(), Limits(0.03)).next([*trials, met])
+    assert found is not None
+    assert modeled_ms(found[0]) < modeled_ms(met.plan)
+    before = Proposer(SPACE, sensitivity(), Limits(0.03)).next(trials)
+    assert before is not None
+    assert modeled_ms(before[0]) > modeled_ms(met.plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -65,7 +66,7 @@ def test_savings_are_differences_of_the_table_and_costs_of_the_drops() -> None:
         measured.append(plan)
         return 0.05 if plan == PLAN else 0.045
 
-    found = savings(PLAN, SPACE, lambda plan: drops.get(plan, 0.06), measure)
+    found = savings(PLAN, SPACE, lambda plan, other: 0.06 - drops[other], measure)
     by_choice = {s.choice: s for s in found}
     assert len(by_choice) == len(found) == 4
     own = SPACE.table(PLAN)
@@ -86,14 +87,14 @@ def test_savings_are_differences_of_the_table_and_costs_of_the_drops() -> None:
 
 def test_bytes_of_one_int8_layer_are_three_quarters_of_its_weights() -> None:
     plan = CompressionPlan({"quantization": {"bits": {LAYER: 8}}})
-    (saving,) = savings(plan, SPACE, lambda plan: None, lambda plan: None)
+    (saving,) = savings(plan, SPACE, lambda plan, other: None, lambda plan: None)
     weights = next(la.shape.weights for la in SPACE.network.layers if la.name == LAYER)
     assert saving.saves_bytes == 3 * weights
     assert (saving.costs, saving.source) == (None, None)
 
 
 def test_what_there_is_no_time_to_measure_is_estimated() -> None:
-    found = savings(PLAN, SPACE, lambda plan: 0.1 * (plan == PLAN), lambda plan: None)
+    found = savings(PLAN, SPACE, lambda plan, other: 0.1, lambda plan: None)
     assert {(s.costs, s.source) for s in found} == {(0.1, "estimated")}
 
 
@@ -104,7 +105,7 @@ def finished(number: int, plan: CompressionPlan, drop: float, rung: str = "full"
 
 def corrected(trials: Sequence[Trial]) -> Correction | None:
     allocator = Allocator(SPACE, sensitivity())
-    return correct(allocator.units, trials, lambda trial: allocator.assignment(trial.plan))
+    return correct(allocator, trials)
 
 
 def narrowed(kept: Mapping[str, int]) -> CompressionPlan:
@@ -120,25 +121,57 @@ def test_correction_gives_more_weight_to_what_was_seen_to_hurt() -> None:
     assert found is not None
     assert found.weights[STEM] > 1 > found.weights[OTHER]
     estimate = estimator(SPACE, sensitivity(), tuple(trials))
-    hurts, harmless = estimate(narrowed({STEM: 8})), estimate(narrowed({OTHER: 8}))
+    untouched = CompressionPlan()
+    hurts = estimate(narrowed({STEM: 8}), untouched)
+    harmless = estimate(narrowed({OTHER: 8}), untouched)
     assert hurts is not None
     assert harmless is not None
     assert abs(hurts - 0.10) < 0.02
     assert abs(harmless - 0.01) < 0.02
-    assert estimate(CompressionPlan()) == 0.0
+    assert estimate(untouched, narrowed({OTHER: 8})) == -harmless
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"theirs": {"strength": 3}},  # of another's technique
+        {"resolution": {"size": "8x8"}},  # at which nobody looked beforehand
+        {"distillation": {"temperature": 2.0}},
+        {"pruning": {"kept": {STEM: 8}, "steps": 2}},
+    ],
+)
+def test_foreign_settings_are_not_blamed_on_widths_and_bits(foreign: dict[str, Any]) -> None:
+    trials = [finished(n, narrowed({STEM: 8}), 0.014) for n in range(5)]
+    others = [
+        finished(n, CompressionPlan({**narrowed({STEM: 8}).settings, **foreign}), 0.214)
+        for n in range(5, 10)
+    ]
+    found = corrected([*trials, *others])
+    assert found is not None
+    assert found == corrected(trials)
+    allocator = Allocator(SPACE, sensitivity())
+    losses = losses_of(narrowed({STEM: 8}), allocator.units, sensitivity().bits)
+    assert found.drop(losses) == pytest.approx(0.014)
+    # Nor does the model say what they cost.
+    estimate = estimator(SPACE, sensitivity(), tuple(trials))
+    assert estimate(others[0].plan, trials[0].plan) is None
+    both = CompressionPlan({**others[0].plan.settings, "quantization": {"bits": {LAYER: 8}}})
+    assert estimate(both, others[0].plan) == pytest.approx(
+        estimate(CompressionPlan({"quantization": {"bits": {LAYER: 8}}}), CompressionPlan())
+    )
 
 
 def test_nothing_is_estimated_from_too_little() -> None:
     trials = tuple(finished(n, narrowed({STEM: 8}), 0.1) for n in range(2))
     assert corrected(trials) is None
-    assert estimator(SPACE, sensitivity(), trials)(PLAN) is None
-    assert estimator(SPACE, None, trials)(PLAN) is None
+    assert estimator(SPACE, sensitivity(), trials)(PLAN, CompressionPlan()) is None
+    assert estimator(SPACE, None, trials)(PLAN, CompressionPlan()) is None
 
 
 def test_where_nothing_was_lost_no_choice_costs_anything() -> None:
     trials = tuple(finished(n, PLAN, -0.001 * n) for n in range(3))
     estimate = estimator(SPACE, sensitivity(), trials)
-    assert estimate(PLAN) == 0.0
+    assert estimate(PLAN, CompressionPlan()) == 0.0
 
 
 def test_losses_of_a_plan_are_those_of_its_choices() -> None:

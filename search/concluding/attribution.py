@@ -59,7 +59,7 @@ class Reverted:
 
 
 Measure = Callable[[CompressionPlan], float | None]
-Estimate = Callable[[CompressionPlan], float | None]
+Estimate = Callable[[CompressionPlan, CompressionPlan], float | None]
 
 
 def reverts(plan: CompressionPlan, space: SearchSpace) -> Iterator[Reverted]:
@@ -81,7 +81,8 @@ def savings(
     Args:
         plan: the winner's.
         space: where it is from.
-        estimate: of a plan's drop; None where it can't tell.
+        estimate: by how much the first plan drops more than the second; None where it can't
+            tell.
         measure: the drop of the winner's weights under another plan, as a fraction; None when
             there is no time for it. It is asked for the plan itself first, and then for those
             that differ in a technique that can be changed after training.
@@ -106,9 +107,9 @@ def savings(
         if own is not None and drop is not None:
             priced.append(replace(saving, costs=own - drop, source="measured"))
             continue
-        whole, less = estimate(plan), estimate(reverted.plan)
-        if whole is not None and less is not None:
-            saving = replace(saving, costs=whole - less, source="estimated")
+        costs = estimate(plan, reverted.plan)
+        if costs is not None:
+            saving = replace(saving, costs=costs, source="estimated")
         priced.append(saving)
     return tuple(priced)
 
@@ -116,15 +117,27 @@ def savings(
 def estimator(
     space: SearchSpace, sensitivity: Sensitivity | None, trials: tuple[Trial, ...]
 ) -> Estimate:
-    """Estimates drops by the sensitivity, corrected by the finished trials."""
+    """Estimates drops by the sensitivity, corrected by the finished trials.
+
+    It can't tell between plans that differ in something of which the sensitivity knows nothing.
+    """
     if sensitivity is None:
-        return lambda plan: None
+        return lambda plan, other: None
     allocator = Allocator(space, sensitivity)
     finished = [t for t in trials if t.state == "complete" and t.evaluation is not None]
-    correction = correct(allocator.units, finished, lambda t: allocator.assignment(t.plan))
+    correction = correct(allocator, finished)
     if correction is None:
-        return lambda plan: None
-    return lambda plan: correction.drop(losses_of(plan, allocator.units, sensitivity.bits))
+        return lambda plan, other: None
+
+    def drop(plan: CompressionPlan) -> float:
+        return correction.drop(losses_of(plan, allocator.units, sensitivity.bits))
+
+    def estimate(plan: CompressionPlan, other: CompressionPlan) -> float | None:
+        if allocator.foreign(plan) != allocator.foreign(other):
+            return None
+        return drop(plan) - drop(other)
+
+    return estimate
 
 
 class Reexport:

@@ -298,7 +298,7 @@ def _of_drop(
         return {}
     allocator = Allocator(space, sensitivity)
     finished = [t for t in trials if t.state == "complete" and t.evaluation is not None]
-    correction = correct(allocator.units, finished, lambda t: allocator.assignment(t.plan))
+    correction = correct(allocator, finished)
     losses = losses_of(trial.plan, allocator.units, sensitivity.bits)
     if correction is not None:
         losses = {unit: loss * correction.weights[unit] for unit, loss in losses.items()}

@@ -10,9 +10,10 @@ out is mended with exact latencies.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,8 @@ class Unit:
 
 
 Assignment = tuple[int, ...]  # index of the choice of each unit
+# Technique, key, what is chosen there, and for something named the number that it gets.
+Statement = tuple[str, str, str, str]
 # An operator, the layer whose bits it runs in, choices of the units it depends on, input size.
 _Surroundings = tuple[int, str | None, tuple[int, ...], Size | None]
 
@@ -85,6 +88,8 @@ class Allocator:
         self._involved = lru_cache(maxsize=None)(self._units_of_row)
         self._priced = lru_cache(maxsize=200_000)(self._prices_of)
         self._fastest = lru_cache(maxsize=1)(self._find_fastest)
+        self._nearest = cache(self._find_nearest)
+        self._foreign = cache(self._find_foreign)
 
     def weighted(self, weights: Mapping[str, float]) -> Allocator:
         """The same with each unit's losses scaled; what is known of latencies is shared."""
@@ -143,6 +148,26 @@ class Allocator:
 
     def assignment(self, plan: CompressionPlan) -> Assignment:
         """The assignment nearest to a plan: exact widths and blocks, the majority of bits."""
+        return self._nearest(plan)
+
+    def foreign(self, plan: CompressionPlan) -> frozenset[Statement]:
+        """What a plan states and no assignment does: the model knows nothing of what that does."""
+        return self._foreign(plan)
+
+    def _find_foreign(self, plan: CompressionPlan) -> frozenset[Statement]:
+        return frozenset(each for each in _statements(plan) if each[:3] not in self._own)
+
+    @cached_property
+    def _own(self) -> frozenset[tuple[str, str, str]]:
+        """Whatever the plans of assignments state, but for numbers: a nearest one will do."""
+        alone = (
+            (*self.untouched[:index], choice, *self.untouched[index + 1 :])
+            for index, unit in enumerate(self.units)
+            for choice in range(len(unit.choices))
+        )
+        return frozenset(each[:3] for one in alone for each in _statements(self.plan(one)))
+
+    def _find_nearest(self, plan: CompressionPlan) -> Assignment:
         kept = plan.settings.get("pruning", {}).get("kept", {})
         bits = plan.settings.get("quantization", {}).get("bits", {})
         removed = plan.settings.get("depth", {}).get("removed", ())
@@ -422,6 +447,15 @@ def units_of(space: SearchSpace, sensitivity: Sensitivity) -> tuple[Unit, ...]:
             choices.append(Choice(loss, size=size))
         found.append(Unit("input", "input", (), tuple(choices)))
     return tuple(found)
+
+
+def _statements(plan: CompressionPlan) -> Iterator[Statement]:
+    """What a plan says, one choice after the other."""
+    for technique, setting in plan.settings.items():
+        for key, value in setting.items():
+            for each in value if isinstance(value, Mapping | list) else [value]:
+                number = json.dumps(value[each]) if isinstance(value, Mapping) else ""
+                yield technique, key, json.dumps(each), number
 
 
 def _median_loss(sensitivity: Sensitivity) -> float:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
 
-from search.deciding.allocation import Assignment, Choice, Unit
+from search.deciding.allocation import Allocator, Choice, Unit
 from search.deciding.rungs import LAST, RUNGS
 from search.trial import Trial
 from spaces import CompressionPlan
@@ -33,21 +33,24 @@ class Correction:
         return self.scale * sum(loss * self.weights[unit] for unit, loss in losses.items())
 
 
-def correct(
-    units: Sequence[Unit], finished: Sequence[Trial], assignment: Callable[[Trial], Assignment]
-) -> Correction | None:
+def correct(model: Allocator, finished: Sequence[Trial]) -> Correction | None:
     """Ridge regression of measured drops on modeled losses, toward equal weights, none negative.
 
-    ``assignment`` gives the choice of each unit that is nearest to a trial's plan.
-    Plans that were not trained in full are left out: most of what they lost comes back.
+    Plans that were not trained in full are left out: most of what they lost comes back. So are
+    those with settings that are foreign to the model: what these do, no unit has done.
     None when fewer than three compressed plans are left, or nothing could have been lost.
     """
-    pruned = [t for t in finished if t.plan.settings and t.rung == RUNGS[LAST].name]
+    pruned = [
+        t
+        for t in finished
+        if t.plan.settings and t.rung == RUNGS[LAST].name and not model.foreign(t.plan)
+    ]
     if len(pruned) < LEAST_TRIALS:
         return None
+    units = model.units
     rows, drops = [], []
     for trial in pruned:
-        chosen = zip(units, assignment(trial), strict=True)
+        chosen = zip(units, model.assignment(trial.plan), strict=True)
         rows.append([unit.choices[index].loss for unit, index in chosen])
         assert trial.evaluation is not None
         drops.append(min(max(trial.evaluation.value("drop"), 0.0), LARGEST_DROP))

@@ -14,7 +14,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
-from search.deciding.allocation import Allocator, Assignment
+from search.deciding.allocation import Allocator
 from search.deciding.correction import correct
 from search.deciding.latency_correction import Speeds, by_bits, speeds
 from search.deciding.rungs import RUNGS
@@ -41,7 +41,7 @@ class Proposer:
         self._speeds = Speeds()
         self._by_bits: dict[str, tuple[float, float]] = {}  # of each plan, looked at once
         self._prior = Allocator(space, sensitivity)
-        self._seen: dict[str, tuple[float, Assignment]] = {}
+        self._seen_ms: dict[str, float] = {}  # of each plan on the profile as it is taken now
 
     def next(
         self, trials: Sequence[Trial], running: Sequence[tuple[CompressionPlan, str]] = ()
@@ -59,10 +59,14 @@ class Proposer:
         known = {trial.plan.plan_id for trial in trials} | {plan.plan_id for plan, _ in running}
         origins = [t.origin for t in trials] + [origin for _, origin in running]
         # What was not trained at all says little about what training makes of it.
-        finished = [t for t in trials if t.state == "complete" and t.rung != RUNGS[0].name]
-        self._learn_speeds(finished)
-        latencies = {t.number: self._modeled_ms(t) for t in finished}
-        ceiling_ms = self._ceiling_ms(finished, latencies)
+        trained = [t for t in trials if t.state == "complete" and t.rung != RUNGS[0].name]
+        # What settings do of which the model knows nothing, no width or bits of it have done.
+        own = [t for t in trained if not self._prior.foreign(t.plan)]
+        self._learn_speeds(own)
+        # Yet what meets the limits is on the front, whatever it owes that to.
+        finished = [t for t in trained if t.feasible or not self._prior.foreign(t.plan)]
+        latencies = {t.number: self._modeled_ms(t.plan) for t in finished}
+        ceiling_ms = self._ceiling_ms(own, latencies)
         warm = origins.count("warm")
         if warm < OPENING:
             simple = [t for t in finished if t.is_baseline]
@@ -72,7 +76,7 @@ class Proposer:
             found = self._near(min(aim_ms, ceiling_ms), self._prior, known)
             if found is not None:
                 return found, "warm"
-        correction = correct(self._prior.units, finished, lambda t: self._looked_at(t)[1])
+        correction = correct(self._prior, own)
         allocator = self._prior.weighted(correction.weights if correction else {})
         aims = (self._halving, self._pressing, self._filling)
         turn = origins.count("model")
@@ -99,7 +103,7 @@ class Proposer:
         self._speeds = found
         self._space = replace(self._space, profile=found.of(self._stated))
         self._prior = Allocator(self._space, self._sensitivity)
-        self._seen = {}
+        self._seen_ms = {}
 
     def _near(
         self, aim_ms: float, allocator: Allocator, known: Container[str]
@@ -126,17 +130,12 @@ class Proposer:
         ]
         return self._limits.max_latency_ms / (median(measured) if measured else 1.0)
 
-    def _modeled_ms(self, trial: Trial) -> float:
-        """The model's own latency of a trial's plan: aims and solutions are in its terms."""
-        return self._looked_at(trial)[0]
-
-    def _looked_at(self, trial: Trial) -> tuple[float, Assignment]:
-        """A plan's modeled latency and nearest assignment; each plan is looked at once."""
-        plan = trial.plan
-        if plan.plan_id not in self._seen:
-            latency_ms = self._space.table(plan).latency_ms(self._space.profile)
-            self._seen[plan.plan_id] = latency_ms, self._prior.assignment(plan)
-        return self._seen[plan.plan_id]
+    def _modeled_ms(self, plan: CompressionPlan) -> float:
+        """The model's own latency of a plan: aims and solutions are in its terms."""
+        if plan.plan_id not in self._seen_ms:
+            table = self._space.table(plan)
+            self._seen_ms[plan.plan_id] = table.latency_ms(self._space.profile)
+        return self._seen_ms[plan.plan_id]
 
     def _halving(self, finished: Sequence[Trial], latencies: Mapping[int, float]) -> float:
         """Halfway, in the logarithm, between the fastest feasible and the slowest beyond it."""
