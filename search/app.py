@@ -44,6 +44,7 @@ from search.concluding.conclude import (
     strongest_simple,
 )
 from search.concluding.infeasible import blocks, closest_trial, parts_of, sentences
+from search.concluding.openings import Openings, split_key
 from search.deciding.baselines import INT8, dominated, simple_plans
 from search.deciding.forecast import Experience, Untouched
 from search.deciding.proposals import Proposer
@@ -427,6 +428,7 @@ class Search:
         )
         self._folder.check_results(len(study.trials))
         prepared = self._with_source(prepared, study)
+        self._openings(prepared.bench).record()  # what can't be read is said before the search
         self._tracker.begin(study, self._request.task.data)
         budget = self._request.budget_s
         reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)
@@ -663,6 +665,12 @@ class Search:
         # The untouched model, the winner and the strongest simple one on the test split.
         return ENDING_S + 3 * image_s * len(data.test) + stages.get("export", 0.0)
 
+    def _openings(self, bench: Workbench) -> Openings:
+        """Earlier openings of these test images against this baseline, by whatever search."""
+        baseline = model_fingerprint(bench.task, bench.weights)
+        key = split_key(bench.task.data.test, baseline)
+        return Openings([self._folder.openings, cache_folder() / "openings" / f"{key}.json"])
+
     def _agreement_s(self, clock: Clock) -> float:
         """Seconds to compare the winner's classes on an emulated core."""
         time_s = _time_s(self._request)
@@ -676,10 +684,16 @@ class Search:
         self, study: Study, prepared: Prepared, stopped_by: str, clock: Clock
     ) -> SearchResult:
         request, bench, trials = self._request, prepared.bench, study.finished
-        test = TestSplit(
-            request.task.data, bench.context, request.task.metric, request.limits.confidence
+        test = TestSplit(request.task.data, bench.context, request.task.metric)
+        concluded = prove_drop(
+            trials,
+            self._folder.path,
+            test,
+            request.limits,
+            self._openings(bench),
+            self._folder.name,
         )
-        winner, finalists = prove_drop(trials, self._folder.path, test, request.limits)
+        winner, finalists = concluded.winner, concluded.finalists
         simple = strongest_simple(trials)
         baseline = trials[0]
         assert baseline.model is not None
@@ -734,7 +748,6 @@ class Search:
             closest=closest_trial(trials, request.limits),
             blocks=blocked,
             cut_off=self._cut_off,
-            missing_classes=test.missing,
         )
         self._progress.note("Writing the bundle and the report.")
         if winner is not None and winner.trial.model is not None:

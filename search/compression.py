@@ -42,14 +42,16 @@ class Candidate:
 class Winner(Candidate):
     """The model that is delivered, with what the test images showed of it.
 
-    ``drop`` is the metric's difference to the untouched model, at most ``drop_bound`` with the
-    confidence that was asked for; ``proven``: that is within the limit. ``bundle`` is its folder.
+    ``drop`` is the metric's difference to the untouched model and ``drop_bound`` its own bound,
+    read alone (None where the metric has none that holds); ``proven``: the drop is shown to be
+    within the limit. ``proof`` says so, or why not. ``bundle`` is its folder.
     """
 
     metric_test: float
     drop: float
-    drop_bound: float
+    drop_bound: float | None
     proven: bool
+    proof: str
     bundle: Path
 
 
@@ -85,8 +87,9 @@ class Compression:
             **self._figures(own),
             metric_test=own.test.value,
             drop=found.bound.drop,
-            drop_bound=found.bound.bound,
+            drop_bound=found.outcome.own_bound,
             proven=found.proven,
+            proof=found.outcome.sentences,
             bundle=self._folder / BUNDLE,
         )
 

@@ -14,6 +14,7 @@ from search.concluding.attribution import Saving
 from search.concluding.infeasible import Block
 from search.limits import Limits
 from search.task import DataSet, Metric
+from search.telling.proof_words import ProofOutcome
 from search.trial import Trial
 
 
@@ -21,15 +22,22 @@ from search.trial import Trial
 class Finalist:
     """A trial after the test split was opened: its figures there, and its drop's bound.
 
-    ``test`` holds ``accuracy_test`` and the final latency figures; ``images_needed`` is the
-    number of test images that would be enough, where that is known and it is unproven.
+    ``test`` holds ``accuracy_test`` and the final latency figures.
     """
 
     trial: Trial
     test: Evaluation
-    bound: DropBound
-    proven: bool
-    images_needed: int | None = None
+    outcome: ProofOutcome
+
+    @property
+    def bound(self) -> DropBound:
+        """Its drop on the test split, with its bound."""
+        return self.outcome.bound
+
+    @property
+    def proven(self) -> bool:
+        """Whether its drop is shown to be within the limit; the untouched model has none."""
+        return self.outcome.kind in ("untouched", "proved")
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,6 @@ class SearchResult:
     closest: Trial | None = None
     blocks: tuple[Block, ...] = ()
     cut_off: tuple[str, ...] = ()  # what the budget had no time for, in words
-    missing_classes: tuple[str, ...] = ()  # without test images, where the metric needs some
 
     @property
     def compressed(self) -> int:

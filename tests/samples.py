@@ -21,6 +21,7 @@ from evaluators.tasks.drop import drop_bound_of_counts
 from hardware_profiles import HardwareProfile, load_profile
 from search.result import Finalist, Limits, SearchResult
 from search.task import DataSet, Preprocess, Split
+from search.telling.proof_words import Kind, ProofOutcome
 from search.trial import State, Trial
 from spaces import CompressionPlan
 from spaces.files.qdq import quantize_file
@@ -383,4 +384,6 @@ def _finalist(trial: Trial, baseline: Evaluation, proven: bool, risk: int) -> Fi
     lost, gained = (3 + risk, 2) if proven else (9 + risk, 3)
     bound = drop_bound_of_counts(lost, gained, 300, 0.95)
     test = _test(trial, baseline.value("accuracy_test") - bound.drop)
-    return Finalist(trial, test, bound, bound.shows(0.03), None if proven else 1180)
+    kind: Kind = "proved" if bound.shows(0.03) else "failed"
+    needed = None if proven else 1180
+    return Finalist(trial, test, ProofOutcome(kind, bound, 0.03, 0.95, "accuracy", needed=needed))

@@ -237,7 +237,7 @@ def test_contents_say_what_was_claimed(bundle):
     recipe = json.loads((bundle / "preprocess.json").read_text())
     assert Preprocess.from_json(recipe) == result.data.preprocess
     metrics = json.loads((bundle / "metrics.json").read_text())
-    assert metrics["drop"]["bound"] == result.winner.bound.bound
+    assert metrics["proof"]["own_bound"] == result.winner.bound.bound
     assert metrics["baseline"]["trial"] == 0
     assert metrics["winner"]["plan_id"] == trial.plan.plan_id
     for who in ("baseline", "strongest_simple", "winner"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from samples import sample_data, tiny_onnx
 
 from evaluators import Evaluation, EvaluationContext, Measurement
@@ -16,12 +17,15 @@ from hardware_profiles import load_profile
 from search.concluding.conclude import (
     TestSplit,
     front_of,
+    missing_classes,
     near_misses,
     prove_drop,
     strongest_simple,
 )
+from search.concluding.openings import Openings
 from search.limits import Limits
-from search.task import DataSet
+from search.result import Finalist
+from search.task import DataSet, Metric, Split
 from search.trial import State, Trial
 from spaces import CompressionPlan
 
@@ -138,12 +142,20 @@ def test_split(folder: Path, data: DataSet) -> TestSplit:
         baseline=model,
         baseline_predictions=np.zeros(len(data.validation), np.int64),
     )
-    return TestSplit(data, context, "accuracy", LIMITS.confidence)
+    return TestSplit(data, context, "accuracy")
+
+
+def proved(
+    trials: list[Trial], folder: Path, test_split: TestSplit
+) -> tuple[Finalist | None, tuple[Finalist, ...]]:
+    """Winner and finalists where nobody has opened the test split before."""
+    concluded = prove_drop(trials, folder, test_split, LIMITS, Openings([]), "cells")
+    return concluded.winner, concluded.finalists
 
 
 def test_fastest_proved_finalist_wins(folder: Path, test_split: TestSplit) -> None:
     trials = [trial(0, 0.90, 10.0), trial(1, 0.90, 2.0), trial(2, 0.89, 1.0)]
-    winner, tested = prove_drop(trials, folder, test_split, LIMITS)
+    winner, tested = proved(trials, folder, test_split)
     assert winner is not None
     assert winner.trial.number == 2
     assert winner.proven
@@ -158,7 +170,7 @@ def test_finalist_that_fails_ends_the_proof_and_the_last_proved_wins(
 ) -> None:
     """Trial 3 is the fastest on validation, but another network on the test images."""
     trials = [trial(0, 0.90, 10.0), trial(1, 0.90, 2.0), trial(3, 0.88, 0.5)]
-    winner, tested = prove_drop(trials, folder, test_split, LIMITS)
+    winner, tested = proved(trials, folder, test_split)
     assert winner is not None
     assert winner.trial.number == 1
     assert winner.proven
@@ -171,11 +183,11 @@ def test_lucky_training_does_not_keep_safer_plans_from_the_proof(
     """Trial 3 looks best only by the luckiest of its trainings; slower ones are tested before."""
     lucky = replace(trial(3, 0.91, 0.5), drops=(0.025, -0.01))
     trials = [trial(0, 0.90, 10.0), trial(1, 0.90, 2.0), trial(2, 0.90, 1.0), lucky]
-    winner, tested = prove_drop(trials, folder, test_split, LIMITS)
+    winner, tested = proved(trials, folder, test_split)
     assert winner is not None
     assert (winner.trial.number, winner.proven) == (2, True)
     assert [f.trial.number for f in tested] == [1, 2, 3]
-    without, _ = prove_drop([*trials[:3], replace(lucky, drops=())], folder, test_split, LIMITS)
+    without, _ = proved([*trials[:3], replace(lucky, drops=())], folder, test_split)
     assert without is not None
     assert not without.proven  # trial 3 would have come first, and failed
 
@@ -183,7 +195,7 @@ def test_lucky_training_does_not_keep_safer_plans_from_the_proof(
 def test_fastest_is_delivered_unproven_when_none_is_proved(
     folder: Path, test_split: TestSplit
 ) -> None:
-    winner, _ = prove_drop([trial(3, 0.88, 0.5)], folder, test_split, LIMITS)
+    winner, _ = proved([trial(3, 0.88, 0.5)], folder, test_split)
     assert winner is not None
     assert winner.trial.number == 3
     assert not winner.proven
@@ -193,17 +205,62 @@ def test_fastest_is_delivered_unproven_when_none_is_proved(
 def test_untouched_model_wins_when_nothing_is_faster(folder: Path, test_split: TestSplit) -> None:
     """And only then: it is always proved, and would stand for all that are not."""
     slower = trial(1, 0.90, 20.0)
-    winner, tested = prove_drop([trial(0, 0.90, 10.0), slower], folder, test_split, LIMITS)
+    winner, tested = proved([trial(0, 0.90, 10.0), slower], folder, test_split)
     assert winner is not None
     assert winner.trial.number == 0
     assert winner.proven
     assert len(tested) == 1
     unproven = trial(3, 0.88, 0.5)
-    winner, _ = prove_drop([trial(0, 0.90, 10.0), unproven], folder, test_split, LIMITS)
+    winner, _ = proved([trial(0, 0.90, 10.0), unproven], folder, test_split)
     assert winner is not None
     assert winner.trial.number == 3
     assert not winner.proven
 
 
 def test_nothing_wins_when_nothing_is_feasible(folder: Path, test_split: TestSplit) -> None:
-    assert prove_drop([trial(1, 0.5, 1.0)], folder, test_split, LIMITS) == (None, ())
+    assert proved([trial(1, 0.5, 1.0)], folder, test_split) == (None, ())
+
+
+def chosen(split: Split, indices: NDArray[np.intp]) -> Split:
+    return Split(split.images[indices], split.labels[indices])
+
+
+def test_copies_of_an_image_count_once_in_all_figures(folder: Path, data: DataSet) -> None:
+    """Each image five times: the figures are those of one copy each."""
+    context = EvaluationContext(
+        profile=PROFILE,
+        images=data.preprocess.apply(data.validation.images),
+        labels=data.validation.labels,
+        scratch=folder,
+        baseline=folder / "plans/0.onnx",
+    )
+    once = chosen(data.test, np.arange(60))
+    often = chosen(data.test, np.repeat(np.arange(60), 5))
+    plain, copied = (
+        TestSplit(replace(data, test=test), context, "accuracy") for test in (once, often)
+    )
+    assert (plain.repeated, copied.repeated) == (0, 240)
+    model = folder / "plans/3.onnx"
+    assert copied.bound(model, 0.95) == plain.bound(model, 0.95)
+    assert copied.quality(model) == plain.quality(model)
+    assert copied.bound(model, 0.95).images == 60
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1", "agreement"])
+def test_class_that_is_not_tested_leaves_means_over_classes_without_a_bound(
+    folder: Path, data: DataSet, metric: Metric
+) -> None:
+    context = EvaluationContext(
+        profile=PROFILE,
+        images=data.preprocess.apply(data.validation.images),
+        labels=data.validation.labels,
+        scratch=folder,
+        baseline=folder / "plans/0.onnx",
+        metric=metric,
+    )
+    left = chosen(data.test, np.flatnonzero(data.test.labels != 1))
+    assert missing_classes(data) == ()
+    test = TestSplit(replace(data, test=left), context, metric)
+    of_classes = metric in ("balanced_accuracy", "f1")
+    assert test.missing == ((data.classes[1],) if of_classes else ())
+    assert ("drop_bound" in test.quality(folder / "plans/3.onnx")) is not of_classes

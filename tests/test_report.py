@@ -141,8 +141,9 @@ def test_headline_says_gain_over_both_baselines_and_the_drop():
 )
 def test_headline_says_so_when_nothing_was_lost(drop, expected):
     result = sample_result(FOLDER)
-    bound = replace(result.winner.bound, drop=drop)
-    result = replace(result, winner=replace(result.winner, bound=bound))
+    outcome = result.winner.outcome
+    outcome = replace(outcome, bound=replace(outcome.bound, drop=drop))
+    result = replace(result, winner=replace(result.winner, outcome=outcome))
     assert "".join(t for t, _ in headline(result)).replace("\u00a0", " ").endswith(expected)
 
 
@@ -163,7 +164,8 @@ def test_verdict_distinguishes_proven_unproven_and_infeasible():
 
 def test_untouched_model_has_nothing_to_prove():
     result = sample_result(FOLDER)
-    untouched = replace(result.winner, trial=result.baseline)
+    outcome = replace(result.winner.outcome, kind="untouched")
+    untouched = replace(result.winner, trial=result.baseline, outcome=outcome)
     found = verdict(replace(result, winner=untouched))
     assert (found.kind, found.title) == ("proven", "Nothing to prove")
     assert "Tested on" not in found.text
@@ -362,8 +364,9 @@ def test_forest_orders_zero_drop_bound_and_limit():
 
 def test_forest_draws_an_unbounded_drop_to_its_end():
     result = sample_result(FOLDER)
-    bound = replace(result.winner.bound, bound=math.inf)
-    found = forest(replace(result, finalists=(replace(result.winner, bound=bound),)))
+    outcome = result.winner.outcome
+    outcome = replace(outcome, bound=replace(outcome.bound, bound=math.inf))
+    found = forest(replace(result, finalists=(replace(result.winner, outcome=outcome),)))
     assert found.rows[0].bound_at == 94
 
 

@@ -16,8 +16,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,9 +149,10 @@ def install(say: Say = print) -> Installation:
                 f"the emulator's setup needs {tool}, which is not on PATH; install {package} "
                 "(a Debian system is needed), or use the analytic tier"
             )
+    from hardware_profiles.locks import locked  # only where there is an emulator
+
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder / "lock"):
+    with locked(folder / "lock"):
         return _install(folder, say)
 
 
@@ -334,12 +334,3 @@ def _read(path: Path) -> dict[str, Any]:
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    import fcntl  # only where there is an emulator
-
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -9,7 +9,6 @@ from search.inputs.data.preprocessing import told
 from search.result import Finalist, SearchResult
 from search.telling import words
 from search.telling.figures import value
-from search.telling.proof_words import outcome_of
 from search.telling.report.formats import told_format
 from search.telling.summary import Contender, baseline_of, contender, simple_of
 from search.telling.words import metric_title
@@ -23,7 +22,7 @@ measured."""
 
 def model_card(result: SearchResult, finalist: Finalist, golden_images: int) -> str:
     """The card as Markdown; fields that only the owner can fill are marked so."""
-    data, bound = result.data, finalist.bound
+    data = result.data
     winner = contender(finalist.trial, result.metric, finalist.test)
     metric = metric_title(result.metric)
     size = input_size(finalist.trial.plan, data.preprocess.size)
@@ -62,16 +61,12 @@ checks the files alone.
 
 ## What was shown
 
-{_claim(result, finalist)}
+{_claim(finalist)}
 
 | | {metric}, test | latency | its source | size |
 | --- | --- | --- | --- | --- |
 {_rows(result, winner)}
-- **Drop.** On {bound.images} test images that the search never saw {metric}
-  {words.shown(bound)} (one-sided, paired, {_plain(bound.method)};
-  {bound.lost} images lost, {bound.gained} gained against the baseline). Asked: a drop of at most
-  {words.points(result.limits.max_drop)}.
-- **Latency.** {_how(winner.figures.measurements.get("latency_ms"))}
+{_counts(finalist)}- **Latency.** {_how(winner.figures.measurements.get("latency_ms"))}
 
 {_formats(result)}## Data
 
@@ -102,9 +97,20 @@ bundle on.
 """
 
 
-def _claim(result: SearchResult, finalist: Finalist) -> str:
-    outcome = outcome_of(result, finalist)
+def _claim(finalist: Finalist) -> str:
+    outcome = finalist.outcome
     return outcome.sentences.replace(outcome.title, f"**{outcome.title}**", 1)
+
+
+def _counts(finalist: Finalist) -> str:
+    """What the bound is made of; nothing of the untouched model, which is compared with itself."""
+    bound = finalist.bound
+    if finalist.outcome.kind == "untouched":
+        return ""
+    return (
+        f"- **Drop.** {bound.images} test images that the search never saw: {bound.lost} lost, "
+        f"{bound.gained} gained\n  against the baseline (paired, {_plain(bound.method)}).\n"
+    )
 
 
 def _row(title: str, own: Contender) -> str:

@@ -10,7 +10,7 @@ from evaluators import Evaluation
 from search.result import Finalist, SearchResult
 from search.trial import Trial
 
-METRICS_VERSION = 1
+METRICS_VERSION = 2
 
 
 def metrics_json(result: SearchResult, finalist: Finalist) -> dict[str, Any]:
@@ -31,11 +31,7 @@ def metrics_json(result: SearchResult, finalist: Finalist) -> dict[str, Any]:
         "baseline": _figures(result.baseline, result.baseline_test),
         "strongest_simple": _figures(simple, result.simple_test) if simple else None,
         "winner": _figures(finalist.trial, finalist.test),
-        "drop": {
-            **asdict(finalist.bound),
-            "proven": finalist.proven,
-            "images_needed": finalist.images_needed,
-        },
+        "proof": finalist.outcome.to_json(),
         "exports": {export.name: export.to_json() for export in result.exports},
         "choices": [asdict(saving) for saving in result.savings],
         "environment": dict(result.environment),

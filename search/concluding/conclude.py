@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +22,17 @@ from evaluators.latency.host import FINAL_BUDGET_S, HostLatencyEvaluator
 from evaluators.latency.tier import tier
 from evaluators.runtimes.onnxruntime import logits
 from evaluators.tasks.drop import DropBound, images_needed, metric_drop_bound
-from hardware_profiles.devices.device import DeviceError
+from hardware_profiles.devices.device import DeviceError, file_sha256
 from hardware_profiles.emulator import EmulatorError
 from search.concluding import proof
 from search.concluding.infeasible import worst
+from search.concluding.openings import Openings, TestedFile
 from search.deciding.pareto import ParetoFront, Point
 from search.limits import Limits
 from search.result import Finalist
 from search.running.interruption import came
 from search.task import DataSet, Metric
+from search.telling.proof_words import Kind, ProofOutcome
 from search.trial import Trial
 
 AGREEMENT_IMAGES = 200
@@ -41,17 +45,14 @@ class TestSplit:
 
     __test__ = False  # not a test, whatever its name says
 
-    def __init__(
-        self, data: DataSet, context: EvaluationContext, metric: Metric, confidence: float
-    ) -> None:
-        self._metric = metric
-        self._confidence = confidence
-        pixels = data.preprocess.apply(data.test.images)
-        self._context = replace(context, images=pixels, labels=data.test.labels)
+    def __init__(self, data: DataSet, context: EvaluationContext, metric: Metric) -> None:
+        self.metric = metric
+        # A copy of an image says nothing new about others: each counts once.
+        first = distinct(data.test.images)
+        pixels = data.preprocess.apply(data.test.images[first])
+        self._context = replace(context, images=pixels, labels=data.test.labels[first])
         self._predictions: dict[Path, NDArray[np.int64]] = {}
-        # A copy of an image says nothing new about others: each counts once in a bound.
-        self._distinct = distinct(data.test.images)
-        self.repeated = len(data.test) - len(self._distinct)
+        self.repeated = len(data.test) - len(first)
         self.missing = missing_classes(data) if metric in MEANS else ()
         assert context.baseline is not None
         self._baseline = self.predictions(context.baseline)
@@ -65,22 +66,23 @@ class TestSplit:
             self._predictions[model] = found.argmax(axis=1)
         return self._predictions[model]
 
-    def bound(self, model: Path) -> DropBound:
+    def bound(self, model: Path, confidence: float) -> DropBound:
         """The drop of the file against the baseline, with its one-sided bound."""
         if model == self._context.baseline:
-            images = len(self._distinct)
-            return DropBound(0.0, 0.0, self._confidence, images, 0, 0, "exact")
+            images = len(self._context.labels)
+            return DropBound(0.0, 0.0, confidence, images, 0, 0, "exact")
         return metric_drop_bound(
-            self._metric,
-            self._context.labels[self._distinct],
-            self._baseline[self._distinct],
-            self.predictions(model)[self._distinct],
-            self._confidence,
+            self.metric,
+            self._context.labels,
+            self._baseline,
+            self.predictions(model),
+            confidence,
         )
 
     def quality(self, model: Path) -> Evaluation:
-        """Metric and drop on the test images."""
-        return Evaluation.of(score(self.predictions(model), self._context))
+        """Metric and drop on the test images; its bound only where there is one that holds."""
+        figures = score(self.predictions(model), self._context)
+        return Evaluation.of(f for f in figures if f.name != "drop_bound" or not self.missing)
 
     def full(self, model: Path) -> Evaluation:
         """Metric and drop and, where it is measured, a longer look at the latency."""
@@ -153,57 +155,149 @@ def strongest_simple(trials: Iterable[Trial]) -> Trial | None:
     return min(simple, key=_latency, default=None)
 
 
-def prove_drop(
-    trials: Sequence[Trial], folder: Path, test: TestSplit, limits: Limits
-) -> tuple[Finalist | None, tuple[Finalist, ...]]:
-    """The winner and all that were tested, in order.
+@dataclass(frozen=True)
+class Conclusion:
+    """Who is delivered, and all that were tested now or earlier, in order.
 
-    The fastest finalist that is proved wins; if none is, the fastest by point estimate is
-    delivered as unproven. None when no trial meets the limits by point estimate.
+    ``opening`` counts the times that these test images were opened, this one included; 0 where
+    they stayed closed.
+    """
+
+    winner: Finalist | None
+    finalists: tuple[Finalist, ...] = ()
+    opening: int = 0
+
+
+def prove_drop(
+    trials: Sequence[Trial],
+    folder: Path,
+    test: TestSplit,
+    limits: Limits,
+    openings: Openings,
+    study: str,
+) -> Conclusion:
+    """The fastest finalist that is proved wins, now or in an earlier opening.
+
+    If none is, the fastest by point estimate is delivered as unproven. No winner when no trial
+    meets the limits by point estimate. What failed before is not tested again, nor what is no
+    faster than what was proved before; where nothing is left to test, nothing is spent.
+
+    Raises:
+        StudyError: the record of earlier openings can't be read.
     """
     candidates = [t for t in trials if t.feasible and t.model is not None]
     if not candidates:
-        return None, ()
+        return Conclusion(None)
+    outcome = partial(
+        ProofOutcome,
+        max_drop=limits.max_drop,
+        confidence=limits.confidence,
+        metric=test.metric,
+        missing=test.missing,
+    )
+
+    def finalist(trial: Trial, told: ProofOutcome) -> Finalist:
+        return Finalist(trial, test.quality(_file(trial, folder)), told)
+
     # The untouched model drops by nothing and needs no proof: it wins when nothing is faster.
     untouched = [t for t in candidates if not t.plan.settings]
     best_ms = min(map(_latency, untouched), default=float("inf"))
-    faster = [t for t in candidates if t.plan.settings and _latency(t) < best_ms]
-    candidates = faster or untouched
-    finalists = [proof.Finalist(t, _latency(t), _validation_bound(t, limits)) for t in candidates]
+    candidates = [t for t in candidates if t.plan.settings and _latency(t) < best_ms]
+    if not candidates:
+        bound = test.bound(_file(untouched[0], folder), limits.confidence)
+        winner = finalist(untouched[0], outcome("untouched", bound, missing=()))
+        return Conclusion(winner, (winner,))
+    fastest = min(candidates, key=_latency)
+    if test.missing:  # a mean over classes says nothing of one that was not seen
+        bound = test.bound(_file(fastest, folder), limits.confidence)
+        winner = finalist(fastest, outcome("class missing", bound))
+        return Conclusion(winner, (winner,))
 
-    def bound(trial: Trial) -> DropBound:
-        assert trial.model is not None
-        return test.bound(folder / trial.model)
+    opened = _open(candidates, folder, test, limits, openings, study)
 
-    # A mean over classes says nothing of one that was not seen: then nothing is proved.
-    in_turn = [] if test.missing else finalists
-    shown = proof.prove(in_turn, bound, limits.max_drop)
-    tested = [*shown.proved, *([shown.failed] if shown.failed else [])]
-    made = {
-        each.finalist.payload.number: _finalist(
-            each.finalist.payload, each.test, limits, folder, test
+    def before(trial: Trial) -> ProofOutcome:
+        seen = opened.before[trial.number]
+        return _told(outcome, "proved" if seen.proved else "failed", seen.bound, earlier=True)
+
+    finalists = [finalist(trial, before(trial)) for trial in opened.standing[:1]]
+    for trial, bound, is_proved in opened.tested:
+        kind: Kind = "proved" if is_proved else "failed"
+        finalists.append(finalist(trial, _told(outcome, kind, bound, opening=opened.number)))
+    number = opened.number if opened.tested else 0
+    proved = [each for each in finalists if each.proven]
+    if proved:
+        return Conclusion(proved[-1], tuple(finalists), number)
+    if all(each.trial.number != fastest.number for each in finalists):
+        if fastest.number in opened.before:
+            late = before(fastest)
+        else:
+            bound = test.bound(_file(fastest, folder), 1 - opened.allowance)
+            late = outcome("out of turn", bound, opening=opened.number)
+        finalists.append(finalist(fastest, late))
+    winner = next(each for each in finalists if each.trial.number == fastest.number)
+    return Conclusion(winner, tuple(finalists), number)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What is known once the record was read and the test split opened, where there was a need.
+
+    ``before``: what earlier openings said, by trial; ``standing``: trials that they proved, the
+    fastest first; ``tested``: trials of this opening, with their bounds and whether proved.
+    """
+
+    number: int
+    allowance: float
+    before: Mapping[int, TestedFile]
+    standing: tuple[Trial, ...]
+    tested: tuple[tuple[Trial, DropBound, bool], ...]
+
+
+def _open(
+    candidates: Sequence[Trial],
+    folder: Path,
+    test: TestSplit,
+    limits: Limits,
+    openings: Openings,
+    study: str,
+) -> _Opened:
+    with openings.held() as record:
+        error = 1 - limits.confidence
+        allowance, known = record.allowance(error), record.known(limits.max_drop, error)
+        files = {t.number: file_sha256(_file(t, folder)) for t in candidates}
+        before = {number: known[sha256] for number, sha256 in files.items() if sha256 in known}
+        standing = [t for t in candidates if t.number in before and before[t.number].proved]
+        standing.sort(key=_latency)
+        below_ms = _latency(standing[0]) if standing else float("inf")
+        in_turn = [
+            proof.Finalist(t, _latency(t), _validation_bound(t, limits))
+            for t in candidates
+            if t.number not in before and _latency(t) < below_ms
+        ]
+        shown = proof.prove(
+            in_turn, lambda t: test.bound(_file(t, folder), 1 - allowance), limits.max_drop
         )
-        for each in tested
-    }
-    if shown.winner is not None:
-        winner = made[shown.winner.finalist.payload.number]
-    else:
-        # Tested out of turn, after a failure, so that its bound proves nothing.
-        fastest = min(candidates, key=_latency)
-        if fastest.number not in made:
-            late = _finalist(fastest, bound(fastest), limits, folder, test)
-            made[fastest.number] = replace(late, proven=False)
-        winner = made[fastest.number]
-    return winner, tuple(made.values())
+        tested = [(each.finalist.payload, each.test, True) for each in shown.proved]
+        if shown.failed:
+            tested.append((shown.failed.finalist.payload, shown.failed.test, False))
+        if tested:
+            told = [TestedFile(files[t.number], proved, bound) for t, bound, proved in tested]
+            openings.keep(study, allowance, limits.max_drop, told)
+    return _Opened(len(record.openings) + 1, allowance, before, tuple(standing), tuple(tested))
 
 
-def _finalist(
-    trial: Trial, bound: DropBound, limits: Limits, folder: Path, test: TestSplit
-) -> Finalist:
+def _told(
+    outcome: Callable[..., ProofOutcome], kind: Kind, bound: DropBound, **more: Any
+) -> ProofOutcome:
+    """The outcome, with the images that would be needed where it failed."""
+    told = outcome(kind, bound, **more)
+    needed = images_needed(bound, told.max_drop) if kind == "failed" else None
+    return replace(told, needed=needed)
+
+
+def _file(trial: Trial, folder: Path) -> Path:
     assert trial.model is not None
-    proven = bound.shows(limits.max_drop)
-    needed = None if proven else images_needed(bound, limits.max_drop)
-    return Finalist(trial, test.quality(folder / trial.model), bound, proven, needed)
+    return folder / trial.model
 
 
 def _validation_bound(trial: Trial, limits: Limits) -> DropBound:

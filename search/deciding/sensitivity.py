@@ -11,7 +11,6 @@ import copy
 import itertools
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from evaluators.resize import resized
-from hardware_profiles import HardwareProfile
+from hardware_profiles import HardwareProfile, atomic
 from search.training.train import Hardware
 from spaces.files import fake_quantization as fakequant
 from spaces.technique import PrepareContext
@@ -113,10 +112,7 @@ def cached_sensitivity(path: Path, measure: Callable[[], Sensitivity]) -> Sensit
         return Sensitivity.from_json(json.loads(path.read_text()))
     except (OSError, ValueError):  # not there yet, cut short, or of another version
         found = measure()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(found.to_json()))
-    part.replace(path)
+    atomic.write_text(path, json.dumps(found.to_json()))
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from hardware_profiles import atomic
 from search.publishing.figure import draw_front
 from search.publishing.publish import ENDING
 from search.publishing.trial_run import (
@@ -70,9 +71,7 @@ def write_ending(
         ],
         "model": _model(result, bundle, register) if bundle and result.winner else None,
     }
-    part = result.folder / f"{ENDING}.part"
-    part.write_text(json.dumps(content, allow_nan=False))
-    part.replace(result.folder / ENDING)
+    atomic.write_text(result.folder / ENDING, json.dumps(content, allow_nan=False))
 
 
 def ending(result: SearchResult, time_ms: int) -> dict[str, Any]:
@@ -111,7 +110,7 @@ def _model(result: SearchResult, bundle: Path, register: str | None) -> dict[str
             "study": result.study,
             "plan_id": result.winner.trial.plan.plan_id,
             "proven": truth(result.winner.proven),
-            "drop_bound_test": f"{result.winner.bound.bound:.4f}",
+            "proof": result.winner.outcome.claim,
         },
     }
 
@@ -164,9 +163,13 @@ def _test_metrics(
     quality = on_test(test, result.metric)
     found: dict[str, float] = {}
     for name, figure in test.measurements.items():
+        if name in ("drop", "drop_bound"):
+            continue  # by these names runs have the figures of the validation split
         found |= with_interval(f"{result.metric}_test" if figure is quality else name, figure)
     if finalist:
-        found |= {"drop_test": finalist.bound.drop, "drop_bound_test": finalist.bound.bound}
+        found["drop_test"] = finalist.bound.drop
+        if finalist.outcome.own_bound is not None:
+            found["drop_bound_test"] = finalist.outcome.own_bound
     return finite(found)
 
 
@@ -186,6 +189,7 @@ def _parent_tags(result: SearchResult) -> dict[str, str]:
         "command": result.command,
     }
     if result.winner:
+        tags["proof"] = result.winner.outcome.sentences
         tags["winner"] = f"trial {result.winner.trial.number}, {result.winner.trial.plan.plan_id}"
     return tags | {f"environment.{name}": text for name, text in result.environment.items()}
 

@@ -6,7 +6,6 @@ process beside it, ``follow.py``), at its end, when it is resumed, or by hand (`
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import optuna
 
+from hardware_profiles.locks import locked
 from search.deciding.kept import KeptTrials
 from search.deciding.storage import ABOUT, OWNER, open_storage
 from search.publishing.outcomes import RefusedError, outcomes
@@ -183,8 +183,7 @@ class Publisher:
 @contextmanager
 def _alone(folder: Path, me: str) -> Iterator[bool]:
     """Keeps other publishers of this study waiting; whether another one was at it since."""
-    with (folder / ".publishing").open("a+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / ".publishing") as lock:
         lock.seek(0)
         last = lock.read()
         if last != me:
@@ -192,7 +191,6 @@ def _alone(folder: Path, me: str) -> Iterator[bool]:
             lock.write(me)
             lock.flush()
         yield last not in (me, "")
-    # Closing the file gives the lock back.
 
 
 def is_searched(folder: Path) -> bool:
@@ -200,12 +198,11 @@ def is_searched(folder: Path) -> bool:
     path = folder / ".lock"
     if not path.exists():
         return False
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    try:
+        with locked(path, wait=False, shared=True):
+            return False
+    except BlockingIOError:
+        return True
 
 
 # A client that waits long for a dead server delays the end of a search. What the person has set

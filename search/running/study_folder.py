@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from hardware_profiles import atomic
+from hardware_profiles.locks import locked
 from hardware_profiles.regular_files import read_text
 from search.errors import InputError, StudyError
 
@@ -45,6 +46,11 @@ class StudyFolder:
     def scratch(self) -> Path:
         """Space for evaluators."""
         return self.path / "scratch"
+
+    @property
+    def openings(self) -> Path:
+        """How often the test split was opened for this study."""
+        return self.path / "openings.json"
 
     @property
     def report(self) -> Path:
@@ -177,14 +183,14 @@ def in_use(folder: StudyFolder) -> Iterator[None]:
     Raises:
         StudyError: another process has it.
     """
-    with (folder.path / ".lock").open("a+") as lock:
+    path = folder.path / ".lock"
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = stack.enter_context(locked(path, wait=False))
         except BlockingIOError:
-            lock.seek(0)
             raise StudyError(
                 f"a study must be used by one process at a time, but {folder.path} is in use by "
-                f"process {lock.read().strip() or 'unknown'}; wait for it, or choose another "
+                f"process {path.read_text().strip() or 'unknown'}; wait for it, or choose another "
                 f"--study"
             ) from None
         lock.truncate(0)
@@ -221,10 +227,8 @@ def check_identity(folder: StudyFolder, identity: Mapping[str, str]) -> None:
     if folder.identity.exists():
         compare_identity(folder, identity)
         return
-    part = folder.identity.with_suffix(".part")
     kept = {"version": FOLDER_VERSION, "id": uuid.uuid4().hex, **identity}
-    part.write_text(json.dumps(kept, indent=2))
-    part.replace(folder.identity)
+    atomic.write_text(folder.identity, json.dumps(kept, indent=2))
 
 
 def compare_identity(folder: StudyFolder, identity: Mapping[str, str]) -> None:

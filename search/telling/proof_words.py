@@ -1,31 +1,42 @@
-"""How the proof ended: one value, from which every sentence about it is made."""
+"""What the test split says of a model, and every sentence about it: all made of this one value."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from evaluators.tasks.drop import DropBound
-from search.result import Finalist, SearchResult
 from search.telling import words
 
+VERSION = 1
 Kind = Literal["untouched", "proved", "failed", "out of turn", "class missing"]
+_ORDINALS = (
+    *("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"),
+    "tenth",
+)
 
 
 @dataclass(frozen=True)
 class ProofOutcome:
-    """What the test split says of the model that is delivered.
+    """How the proof of one model ended.
 
-    ``kind``: ``untouched``, nothing to prove; ``proved``, in its turn; ``failed``, its own bound
-    is beyond the limit; ``out of turn``, its bound is within the limit but a safer finalist had
-    failed before it, so that nothing follows; ``class missing``, the test split lacks classes of
-    the training, ``missing``. ``needed`` is about how many images would show it, where they would.
+    ``kind``: ``untouched``, nothing to prove; ``proved``, in its turn; ``failed``, in its turn
+    its own bound was beyond the limit; ``out of turn``, looked at after a safer finalist had
+    failed, so that nothing follows; ``class missing``, the test split lacks classes of the
+    training, ``missing``. ``confidence`` is that of the claim, over all openings of these test
+    images; that of ``bound`` is what this opening, the ``opening``-th, was left with. ``earlier``:
+    an opening before this search's has tested this very file. ``needed`` is about how many images
+    would show it, where they would.
     """
 
     kind: Kind
     bound: DropBound
     max_drop: float
+    confidence: float
     metric: str
+    opening: int = 1
+    earlier: bool = False
     needed: int | None = None
     missing: tuple[str, ...] = ()
 
@@ -37,13 +48,32 @@ class ProofOutcome:
         return "Proved" if self.kind == "proved" else "Unproven"
 
     @property
+    def verdict(self) -> str:
+        """A few words for a cell of a table."""
+        if self.kind == "proved":
+            return f"proved: at most {words.points(self.max_drop)}"
+        return {
+            "untouched": "nothing to prove",
+            "failed": "not proved",
+            "out of turn": "not proved: out of turn",
+            "class missing": "not proved: a class is missing",
+        }[self.kind]
+
+    @property
+    def own_bound(self) -> float | None:
+        """The bound read alone; None where there is none that holds or says something."""
+        if self.kind in ("untouched", "class missing") or not math.isfinite(self.bound.bound):
+            return None
+        return self.bound.bound
+
+    @property
     def claim(self) -> str:
         """What is shown, or that nothing is, in one sentence."""
         limit = words.points(self.max_drop)
         if self.kind == "untouched":
             return "Nothing has to be proved: it is what every drop is counted from."
         if self.kind == "proved":
-            sure = words.percent(self.bound.confidence)
+            sure = words.percent(self.confidence)
             return f"Proved: the drop is at most {limit} ({sure} confidence)."
         return f"Unproven: that the drop is at most {limit} is not shown."
 
@@ -52,11 +82,26 @@ class ProofOutcome:
         """What was seen on the test split; empty for the untouched model."""
         if self.kind == "untouched":
             return ""
-        bound = self.bound
-        seen = f"On {bound.images:,} test images its {self.metric} {_changed(bound.drop)}"
-        if self.kind == "class missing":
+        title = words.metric_title(self.metric)
+        seen = f"On {self.bound.images:,} test images its {title} {_changed(self.bound.drop)}"
+        if self.own_bound is None:
             return f"{seen}."
-        return f"{seen}; its own bound, read alone, is {words.points(bound.bound)}."
+        return f"{seen}; its own bound, read alone, is {words.points(self.own_bound)}."
+
+    @property
+    def spent(self) -> str:
+        """What earlier openings have to do with it; empty where there were none."""
+        if self.kind in ("untouched", "class missing"):
+            return ""
+        if self.earlier:
+            return "An earlier search has tested this file on these images; it counts as it did."
+        if self.opening < 2:
+            return ""
+        left, all_of_it = 1 - self.bound.confidence, 1 - self.confidence
+        return (
+            f"These test images were opened for the {ordinal(self.opening)} time: of the "
+            f"{words.percent(all_of_it)} allowed for errors it had {words.percent(left)}."
+        )
 
     @property
     def remedy(self) -> str:
@@ -69,36 +114,44 @@ class ProofOutcome:
                 f"The test split has no images of {names}, of which this metric takes the mean: "
                 f"add some."
             )
+        if self.bound.drop >= self.max_drop:
+            return "That is not below the limit, so that more test images would not show it."
         if self.kind == "out of turn":
             return (
                 "It was looked at after a safer finalist had failed, which proves nothing: more "
                 "test images may."
             )
         if self.needed is None:
-            return "More images alone would not show it: the drop itself is too near the limit."
+            return "More test images may show it."
         return f"About {self.needed:,} test images like these would be enough."
 
     @property
     def sentences(self) -> str:
         """All of it, for a paragraph."""
-        return " ".join(filter(None, (self.claim, self.evidence, self.remedy)))
+        return " ".join(filter(None, (self.claim, self.evidence, self.remedy, self.spent)))
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs; ``own_bound`` is null where the metric has none that holds."""
+        counts = asdict(self.bound)
+        counts.pop("bound")
+        return {
+            "version": VERSION,
+            "outcome": self.kind,
+            "claim": self.claim,
+            "max_drop": self.max_drop,
+            "confidence": self.confidence,
+            "own_bound": self.own_bound,
+            "own": counts,
+            "opening": self.opening,
+            "earlier": self.earlier,
+            "images_needed": self.needed,
+            "missing_classes": list(self.missing),
+        }
 
 
-def outcome_of(result: SearchResult, finalist: Finalist) -> ProofOutcome:
-    """How the proof of a finalist ended."""
-    bound, limit = finalist.bound, result.limits.max_drop
-    kind: Kind = "failed"
-    if not finalist.trial.plan.settings:
-        kind = "untouched"
-    elif result.missing_classes:
-        kind = "class missing"
-    elif finalist.proven:
-        kind = "proved"
-    elif bound.shows(limit):
-        kind = "out of turn"
-    title = words.metric_title(result.metric)
-    needed = finalist.images_needed if kind == "failed" else None
-    return ProofOutcome(kind, bound, limit, title, needed, result.missing_classes)
+def ordinal(number: int) -> str:
+    """``second``; from the eleventh on in digits."""
+    return _ORDINALS[number - 1] if number <= len(_ORDINALS) else f"{number}th"
 
 
 def _changed(drop: float) -> str:

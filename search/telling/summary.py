@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
 from typing import Any
@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluators import Evaluation, Measurement
-from evaluators.tasks.drop import DropBound
 from search.masking import without_secrets
 from search.publishing.registry import address
 from search.result import SearchResult
@@ -23,7 +22,7 @@ from search.sqlite_url import sqlite_url
 from search.task import Metric
 from search.telling import words
 from search.telling.figures import figures_of, value
-from search.telling.proof_words import outcome_of
+from search.telling.proof_words import ProofOutcome
 from search.telling.report.formats import told_format
 from search.trial import Trial
 from spaces.space import input_size
@@ -131,9 +130,9 @@ def to_json(result: SearchResult) -> dict[str, Any]:
         ending = {
             **winner.to_json(),
             "drop": _finite(result.winner.bound.drop),
-            "drop_bound": _finite(result.winner.bound.bound),
+            "drop_bound": result.winner.outcome.own_bound,
             "proven": result.winner.proven,
-            "images_needed": result.winner.images_needed,
+            "proof": result.winner.outcome.to_json(),
             "path": str(result.folder / BUNDLE),
             "savings": [asdict(saving) for saving in result.savings],
         }
@@ -196,8 +195,9 @@ def table(result: SearchResult) -> tuple[list[str], list[list[str]]]:
         *input_rows(result, [c.trial for _, c in shown]),
         [f"{metric}, validation", *(words.percent(_number(c.validation)) for _, c in shown)],
         [f"{metric}, test", *(words.percent(_number(c.test)) for _, c in shown)],
-        ["drop on test", *_drop(result, len(shown), "drop")],
-        ["shown to be at most", *_drop(result, len(shown), "bound")],
+        ["drop on test", *_last(result, len(shown), lambda proof: words.points(proof.bound.drop))],
+        ["its own bound, alone", *_last(result, len(shown), lambda p: words.points(p.own_bound))],
+        ["proof", *_last(result, len(shown), lambda proof: proof.verdict)],
         ["latency", *(words.latency(value(c.figures, "latency_ms")) for _, c in shown)],
         ["latency is", *(_source(c, "latency_ms") for _, c in shown)],
         ["speed-up", *(_speedup_with_interval(baseline, c) for _, c in shown)],
@@ -228,7 +228,7 @@ def closing(result: SearchResult) -> list[str]:
     """The sentences that matter: what won and whether it is proved, or what stood in the way."""
     if result.winner is None:
         return ["No candidate meets the limits.", *result.blocking, *_closest(result)]
-    sentences = [_headline(result), outcome_of(result, result.winner).sentences]
+    sentences = [_headline(result), result.winner.outcome.sentences]
     if why := why_simple_lost(result):
         sentences.append(why)
     metric = words.metric_title(result.metric)
@@ -244,32 +244,21 @@ def why_simple_lost(result: SearchResult) -> str | None:
         return None
     name = f"Trial {simple.number} ({words.origin(simple.origin)}), the strongest simple one, is"
     name += " faster but not proved"
-    bound = _simple_bound(result)
-    if bound is None:
-        return f"{name}."
-    seen = (
-        f"{name}: on the test images its {words.metric_title(result.metric)} {words.shown(bound)}"
-    )
-    seen += f" (the limit is {words.points(result.limits.max_drop)})"
-    if bound.shows(result.limits.max_drop):
-        seen += "; that proves nothing, as its turn comes after a candidate that failed"
-    return f"{seen}."
+    tested = next((f for f in result.finalists if f.trial.number == simple.number), None)
+    if tested is None:
+        return f"{name}: a safer finalist had failed before its turn came."
+    return f"{name}. {tested.outcome.evidence} {tested.outcome.remedy}"
 
 
 def _simple_proof(result: SearchResult) -> dict[str, Any]:
-    bound = _simple_bound(result)
+    """What the test split says of the strongest simple one; its bound by itself proves nothing."""
+    figures = result.simple_test.measurements if result.simple_test else {}
     proved = {f.trial.number for f in result.finalists if f.proven}
     return {
-        "drop": _finite(bound.drop) if bound else None,
-        "drop_bound": _finite(bound.bound) if bound else None,
+        "drop": _number(figures.get("drop")),
+        "drop_bound": _number(figures.get("drop_bound")),
         "proven": result.strongest_simple is not None and result.strongest_simple.number in proved,
     }
-
-
-def _simple_bound(result: SearchResult) -> DropBound | None:
-    """The drop of the strongest simple baseline on the test split; by itself it proves nothing."""
-    drop = result.simple_test.measurements.get("drop") if result.simple_test else None
-    return DropBound(**drop.detail) if drop and drop.detail else None
 
 
 def largest_savings(result: SearchResult) -> list[str]:
@@ -395,11 +384,11 @@ def _closest(result: SearchResult) -> list[str]:
     return told
 
 
-def _drop(result: SearchResult, columns: int, name: str) -> list[str]:
+def _last(result: SearchResult, columns: int, of: Callable[[ProofOutcome], str]) -> list[str]:
     """The winner's column is the last; nobody else's drop was put to the test."""
-    if result.winner is None:
+    if result.winner is None or result.winner.outcome.kind == "untouched":
         return [NOTHING] * columns
-    return [*[NOTHING] * (columns - 1), words.points(getattr(result.winner.bound, name))]
+    return [*[NOTHING] * (columns - 1), of(result.winner.outcome)]
 
 
 def _search_ms(trial: Trial) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from evaluators import Measurement
-from evaluators.tasks.drop import DropBound
 
 UNKNOWN = "not evaluated"
 NOTHING = "–"
@@ -148,18 +147,6 @@ def metric_title(metric: str) -> str:
     return {"f1": "macro F1", "agreement": "agreement with the original"}.get(
         metric, metric.replace("_", " ")
     )
-
-
-def shown(bound: DropBound) -> str:
-    """``drops by 0.56 points, with 95 % confidence by at most 1.8 points``; or ``rises by`` it."""
-    if bound.drop > 0:
-        seen, most = f"drops by {points(bound.drop)}", f"by at most {points(bound.bound)}"
-    else:
-        seen = f"rises by {points(-bound.drop)}" if bound.drop < 0 else "does not drop"
-        most = f"it drops by at most {points(bound.bound)}"
-        if bound.bound < 0:
-            most = f"by at least {points(-bound.bound)}"
-    return f"{seen}, with {percent(bound.confidence)} confidence {most}"
 
 
 def origin(text: str) -> str:

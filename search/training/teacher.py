@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hardware_profiles import atomic
 from search.errors import InputError
 from search.inputs.data.splitting import stratified_part
 from search.inputs.own_code import one_line
@@ -102,10 +103,8 @@ def baseline_weights(
 
 
 def _save(content: object, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    torch.save(content, part)
-    part.replace(path)
+    with atomic.replacing(path) as part:
+        torch.save(content, part)
 
 
 def teacher_views(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from hardware_profiles import atomic
 from search.concluding.infeasible import figure, typed
 from search.deciding.sensitivity import Sensitivity
 from search.result import SearchResult
@@ -50,10 +50,7 @@ def write_report(
 
     What was not evaluated is said to be so. ``sensitivity`` is shown where it is known.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(render(result, sensitivity), encoding="utf-8")
-    partial.replace(path)
+    atomic.write_text(path, render(result, sensitivity))
     return path
 
 

@@ -38,10 +38,8 @@ def panel(result: SearchResult, trial: Trial) -> Panel:
         again = finalist.test.measurements.get("latency_ms")
         if again:
             rows.insert(1, ("", words.latency(again.value), f"{again.source}, at the end"))
-        bound = finalist.bound
-        shown = "proven to be" if finalist.proven else "not proven:"
-        at_most = f"on test, {shown} at most {words.points(bound.bound)}"
-        rows.append(("", words.points(bound.drop), at_most))
+        outcome = finalist.outcome
+        rows.append(("", words.points(outcome.bound.drop), f"on test; {outcome.verdict}"))
     rows.append(("size", *_figure(own, "size_bytes")))
     rows.append(("peak memory", *_figure(own, "peak_memory_bytes")))
     rows += [(name, text, "") for name, text in plan_lines(trial.plan)] or [

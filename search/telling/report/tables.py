@@ -181,9 +181,11 @@ def limits(result: SearchResult) -> list[LimitRow]:
     title = f"Drop in {metric} on the test split, shown with {confidence} confidence"
     drop = LimitRow(title, words.points(asked.max_drop), words.NOTHING, words.NOTHING)
     if result.winner:
-        bound = result.winner.bound
-        has = f"{words.points(bound.drop)}, at most {words.points(bound.bound)}"
-        drop = replace(drop, has=has, met="met" if result.winner.proven else "not proven")
+        outcome = result.winner.outcome
+        has = words.points(outcome.bound.drop)
+        if outcome.own_bound is not None:
+            has += f"; its own bound, read alone, {words.points(outcome.own_bound)}"
+        drop = replace(drop, has=has, met=outcome.verdict)
     rows = [drop]
     for name, ceiling in asked.ceilings(result.profile).items():
         most = words.latency(ceiling) if name == "latency_ms" else words.size(ceiling)

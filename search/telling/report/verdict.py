@@ -7,7 +7,6 @@ from typing import Literal
 
 from search.result import Finalist, SearchResult
 from search.telling import words
-from search.telling.proof_words import outcome_of
 from search.telling.summary import (
     baseline_of,
     gained,
@@ -67,9 +66,9 @@ def verdict(result: SearchResult) -> Verdict:
     winner = result.winner
     if winner is None:
         return Verdict("infeasible", "Infeasible", " ".join(result.blocking))
-    outcome = outcome_of(result, winner)
+    outcome = winner.outcome
     said = outcome.sentences.removeprefix(f"{outcome.title}: ")
-    bound = winner.bound
+    bound = outcome.bound
     if outcome.kind != "untouched":
         said += (
             f" {bound.images:,} images that the search never saw: {bound.lost:,} lost, "
