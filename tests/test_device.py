@@ -24,7 +24,6 @@ from onnx import TensorProto, helper, numpy_helper
 from evaluators import Evaluation, EvaluationContext
 from evaluators.latency import device as latency_device
 from evaluators.latency.device import AnchoredBoard, DeviceLatency
-from evaluators.latency.interval import Interval, quotient
 from evaluators.latency.tier import warn_once
 from hardware_profiles import emulator, shipped_profiles
 from hardware_profiles.devices import board as boards
@@ -188,12 +187,6 @@ def test_run_is_unsteady_when_the_clock_falls():
     (reason,) = summarize(answer([2.0] * 60), 1, before, after).unsteady
     assert "from 1800 to 1500 MHz" in reason
     assert summarize(answer([2.0] * 60), 1, after, before).unsteady == ()
-
-
-def test_quotient_adds_errors_in_squares():
-    found = quotient(Interval(2, 2 / 1.03, 2 * 1.03), Interval(4, 4 / 1.04, 4 * 1.04))
-    reach = np.exp(np.hypot(np.log(1.03), np.log(1.04)))
-    assert dataclasses.astuple(found) == pytest.approx((0.5, 0.5 / reach, 0.5 * reach))
 
 
 # The agent, here

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import math
@@ -16,22 +15,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from evaluators import Evaluation, EvaluationContext
 from evaluators.latency import host as latency_host
 from evaluators.latency import lease
-from evaluators.latency.drift import PRIOR_NOISY, PRIOR_QUIET, PRIOR_WEIGHT, DriftLog
+from evaluators.latency.drift import GAP, RATIO_GAP, UNLIKE, BestLog
 from evaluators.latency.host import (
     HostLatency,
     HostLatencyEvaluator,
     close_host_agent,
+    latency,
     measure,
     measurements,
 )
-from evaluators.latency.interval import Interval, geometric_interval
+from evaluators.latency.incumbent import Incumbent, IncumbentStore
+from evaluators.latency.interval import Interval
 from hardware_profiles import shipped_profiles
 from hardware_profiles.devices.device import ModelError
 from hardware_profiles.host import detect_host
@@ -69,44 +68,6 @@ def files(tmp_path_factory):
     close_host_agent()
 
 
-def test_interval_is_students_when_computed_by_hand():
-    found = geometric_interval([math.exp(x) for x in (1.0, 2.0, 3.0)])
-    reach = 4.302653 * 1.0 / math.sqrt(3)  # t(0.975, 2 degrees), standard deviation 1
-    assert found.value == pytest.approx(math.exp(2))
-    assert math.log(found.low) == pytest.approx(2 - reach, abs=1e-5)
-    assert math.log(found.high) == pytest.approx(2 + reach, abs=1e-5)
-
-
-def test_interval_covers_the_truth_in_19_of_20_cases():
-    rng = np.random.default_rng(0)
-    samples = np.exp(0.3 + 0.05 * rng.standard_normal((3000, 6)))
-    found = [geometric_interval(sample) for sample in samples]
-    covered = np.mean([each.low <= math.exp(0.3) <= each.high for each in found])
-    assert 0.935 < covered < 0.965  # three standard errors are 0.012
-
-
-@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=20), st.floats(0.01, 100))
-def test_interval_follows_the_unit(rounds, factor):
-    direct = geometric_interval([each * factor for each in rounds])
-    scaled = geometric_interval(rounds).scaled(factor)
-    assert dataclasses.astuple(direct) == pytest.approx(dataclasses.astuple(scaled), rel=1e-6)
-    assert direct.low <= direct.value <= direct.high
-
-
-@pytest.mark.parametrize("rounds", [[], [1.0], [1.0, 0.0]])
-def test_interval_raises_when_there_is_none(rounds):
-    with pytest.raises(ValueError, match="two or more positive rounds"):
-        geometric_interval(rounds)
-
-
-def test_overlap_is_symmetric():
-    a, b, c = Interval(1, 0.9, 1.1), Interval(1.15, 1.05, 1.25), Interval(2, 1.9, 2.1)
-    assert a.overlaps(b)
-    assert b.overlaps(a)
-    assert not a.overlaps(c)
-    assert not c.overlaps(a)
-
-
 class FakeAgent:
     """Runs that take as long as the clock says, on a machine whose speed may drift."""
 
@@ -133,17 +94,17 @@ class FakeAgent:
         self.slowness += self.drift
         lost = [1] * self.lost + [0] * (10 - self.lost)
         times = [100 * now if each else now for each in lost]
-        return {"times_ms": times, "interrupted": lost, "stride": 1}
+        return {"times_ms": times, "cpu_ms": [now] * 10, "interrupted": lost, "stride": 1}
 
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(latency_host, "_drift", DriftLog())
+    monkeypatch.setattr(latency_host, "_best", BestLog())
 
     def install(agent: FakeAgent) -> FakeAgent:
         for name in agent.times_ms:
-            Path(name).touch()
+            Path(name).write_text(name)
         monkeypatch.setattr(latency_host._agent, "get", lambda: agent)
         return agent
 
@@ -156,53 +117,56 @@ def test_ratio_is_exact_when_the_machine_drifts_steadily(fake):
     assert result.interval.value == pytest.approx(0.25, rel=1e-3)
 
 
-def test_drift_is_the_prior_at_first_and_the_observed_deviation_later():
-    log = DriftLog()
-    assert log.add("a", 5.0, noisy=False) == pytest.approx(PRIOR_QUIET)
-    assert log.add("b", 5.0, noisy=True) == pytest.approx(PRIOR_NOISY)
-    for _ in range(5):
-        log.add("c", math.exp(1.1), noisy=False)
-        found = log.add("c", math.exp(0.9), noisy=False)
-    expected = math.sqrt((PRIOR_WEIGHT * PRIOR_QUIET**2 + 10 * 0.1**2) / (PRIOR_WEIGHT + 9))
-    assert found == pytest.approx(expected)
-
-
-def test_drift_of_a_quiet_measurement_leaves_noisy_ones_out():
-    log = DriftLog()
-    log.add("a", 1.0, noisy=True)
-    log.add("a", 100.0, noisy=True)
-    assert log.add("a", 5.0, noisy=False) == pytest.approx(PRIOR_QUIET)
-    assert log.add("a", 5.0, noisy=True) > 1
-
-
-def test_widening_adds_errors_in_squares():
-    found = Interval(2.0, 2.0 / 1.03, 2.0 * 1.03).widened(0.04 / 1.959964)
-    reach = math.hypot(math.log(1.03), 0.04)
-    expected = (2.0, 2.0 * math.exp(-reach), 2.0 * math.exp(reach))
-    assert dataclasses.astuple(found) == pytest.approx(expected)
-
-
 def test_every_round_opens_both_files_anew_and_alternates_blocks(fake):
     agent = fake(FakeAgent({"a": 1.0, "b": 4.0}))
     result = measure(Path("a"), Path("b"))
     assert result.rounds == latency_host.MIN_ROUNDS
     assert agent.blocks[:8] == list("abbabaab")
     assert agent.opens == ["a", "b"] * latency_host.MIN_ROUNDS
-    assert result.interval.half_width == pytest.approx(1.96 * PRIOR_QUIET, rel=1e-3)
+    unlike = math.log(4) / math.log(UNLIKE)
+    assert math.log(result.interval.high / 0.25) == pytest.approx(unlike * RATIO_GAP)
+    assert math.log(0.25 / result.interval.low) == pytest.approx(unlike * RATIO_GAP)
     assert result.noise == ()
+
+
+def test_every_round_has_a_third_file_of_the_candidate_s_size_in_the_middle(fake):
+    agent = fake(FakeAgent({"a": 1.0, "b": 4.0, "c": 0.9}))
+    found = measure(Path("a"), Path("b"), incumbent=Path("c"))
+    assert agent.blocks[:12] == list("abccbacbaabc")
+    assert found.incumbent_ratio.value == pytest.approx(1 / 0.9)
+    assert found.incumbent_ratio.half_width < 0.01 < found.interval.half_width
+    assert (found.incumbent_p50_ms, found.incumbent_best_ms) == pytest.approx((0.9, 0.9))
+    assert found.interval.value == pytest.approx(0.25)
+
+
+def test_file_of_another_size_is_left_out_after_a_round(fake):
+    agent = fake(FakeAgent({"a": 1.0, "b": 4.0, "c": 0.3}))
+    found = measure(Path("a"), Path("b"), incumbent=Path("c"))
+    assert agent.opens == ["a", "b", "c"] + ["a", "b"] * (latency_host.MIN_ROUNDS - 1)
+    assert (found.incumbent_p50_ms, found.incumbent_ratio) == (None, None)
+    assert found.interval.value == pytest.approx(0.25)
+
+
+def test_candidate_s_own_drift_counts_in_its_interval(fake):
+    fake(FakeAgent({"a": 1.0, "b": 1.0}, drift_per_block=0.02))
+    found = measure(Path("a"), Path("b"), budget_s=0)
+    assert found.drift > 0.08
+    assert math.log(found.interval.high) == pytest.approx(1.96 * found.drift, rel=0.02)
 
 
 def test_interrupted_runs_do_not_count_while_enough_others_remain(fake):
     fake(FakeAgent({"a": 1.0, "b": 4.0}, lost=6))
     result = measure(Path("a"), Path("b"))
-    assert (result.p50_ms, result.baseline_p50_ms) == (1.0, 4.0)
+    assert (result.p50_ms, result.baseline_p50_ms) == pytest.approx((1.0, 4.0))
     assert (result.runs, result.interrupted_runs) == (5 * 20, 5 * 12)
     assert result.noise == ()
 
 
-def test_machine_is_called_noisy_when_hardly_a_run_is_whole(fake):
+def test_processor_time_counts_when_hardly_a_run_is_whole(fake):
     fake(FakeAgent({"a": 1.0, "b": 4.0}, lost=9))
-    assert "hardly a run" in measure(Path("a"), Path("b")).noise[0]
+    found = measure(Path("a"), Path("b"))
+    assert "hardly a run" in found.noise[0]
+    assert (found.p50_ms, found.baseline_p50_ms) == pytest.approx((1.0, 4.0))
 
 
 def test_machine_is_called_noisy_when_its_speed_varies(fake):
@@ -232,7 +196,12 @@ def result(**changes) -> HostLatency:
         "p90_ms": 3.3,
         "baseline_p50_ms": 4.4,
         "interval": Interval(0.5, 0.4, 0.6),
+        "own": Interval(2.2, 2.0, 2.4),
         "drift": 0.01,
+        "unseen": 0.0,
+        "incumbent_p50_ms": 1.2,
+        "incumbent_best_ms": 1.1,
+        "incumbent_ratio": Interval(2.0, 1.6, 2.4),
         "all_cores_p50_ms": 1.1,
         "rounds": 5,
         "runs": 100,
@@ -246,31 +215,65 @@ def result(**changes) -> HostLatency:
     return HostLatency(**{**fields, **changes})
 
 
-def test_figures_are_at_the_speed_of_the_anchor():
-    found = Evaluation.of(measurements(result(), detect_host(), anchor_ms=4.0))
-    latency = found["latency_ms"]
-    assert (latency.value, latency.low, latency.high) == pytest.approx((2.0, 1.6, 2.4))
+INCUMBENT = Incumbent(Path("i"), 1.0)
+ALONE = {"incumbent_p50_ms": None, "incumbent_best_ms": None, "incumbent_ratio": None}
+
+
+def test_figures_are_at_the_speed_of_the_incumbent_at_its_best():
+    found = Evaluation.of(measurements(result(), detect_host(), INCUMBENT))
+    latency_ms = found["latency_ms"]
+    assert (latency_ms.value, latency_ms.low, latency_ms.high) == pytest.approx((2.0, 1.6, 2.4))
     assert found.value("latency_p90_ms") == pytest.approx(3.0)
     assert found.value("latency_all_cores_ms") == pytest.approx(1.0)
     assert found.value("latency_ratio") == 0.5
-    assert latency.detail["p50_ms"] == 2.2
+    assert "relative to the fastest file so far run beside it, taken as 1 ms" in latency_ms.how
+    assert latency_ms.detail["p50_ms"] == 2.2
     assert all(m.source == "measured" for m in found.measurements.values())
 
 
-def test_figures_are_the_clocks_without_a_baseline():
-    alone = result(baseline_p50_ms=None, interval=Interval(2.2, 2.1, 2.3))
-    found = Evaluation.of(measurements(alone, detect_host(), anchor_ms=None))
-    assert found.value("latency_ms") == 2.2
-    assert found.value("latency_p90_ms") == pytest.approx(3.3)
-    assert "latency_ratio" not in found
+def test_incumbent_that_was_faster_just_now_is_taken_at_that():
+    assert latency(result(incumbent_best_ms=0.9), INCUMBENT).value == pytest.approx(1.8)
+
+
+def test_latency_reaches_down_to_a_mode_that_was_not_seen():
+    found = latency(result(incumbent_ratio=Interval(2.0, 2.0, 2.0), unseen=0.5), INCUMBENT)
+    assert math.log(found.value / found.low) == pytest.approx(GAP / 2)
+    assert found.high == found.value
+
+
+def test_figures_are_the_clocks_without_a_file_of_the_candidate_s_size():
+    alone = result(baseline_p50_ms=None, interval=Interval(2.2, 2.1, 2.3), **ALONE)
+    for incumbent in (None, INCUMBENT):
+        found = Evaluation.of(measurements(alone, detect_host(), incumbent))
+        assert (found["latency_ms"].value, found["latency_ms"].low) == (2.2, 2.0)
+        assert found.value("latency_p90_ms") == pytest.approx(3.3)
+        assert "latency_ratio" not in found
+
+
+def test_fastest_file_is_kept_with_the_least_that_it_took(tmp_path):
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    first.write_bytes(b"first")
+    second.write_bytes(b"second")
+    store = IncumbentStore(tmp_path / "scratch", ("cpu", 1))
+    assert store.load() is None
+    store.update(first, 2.0, None)
+    store.update(second, 3.0, None)
+    assert (store.load().path.read_bytes(), store.load().best_ms) == (b"first", 2.0)
+    store.update(second, 3.0, 1.9)
+    assert (store.load().path.read_bytes(), store.load().best_ms) == (b"first", 1.9)
+    store.update(second, 1.0, 2.1)
+    second.unlink()  # the search may drop its own
+    assert (store.load().path.read_bytes(), store.load().best_ms) == (b"second", 1.0)
+    assert IncumbentStore(tmp_path / "scratch", ("another cpu", 1)).load() is None
+    assert not list((tmp_path / "scratch").glob(f"*.{os.getpid()}"))
 
 
 def test_noise_is_said_and_survives_json():
     noisy = result(noise=("other processes used 1.5 of 2 cores",), interrupted_runs=7)
-    found = Evaluation.of(measurements(noisy, detect_host(), anchor_ms=4.0))
+    found = Evaluation.of(measurements(noisy, detect_host(), INCUMBENT))
     assert found["latency_ms"].detail["noisy"] is True
     assert "noisy machine: other processes used 1.5 of 2 cores" in found["latency_ms"].how
-    assert "without the 7 of 100 runs" in found["latency_ms"].how
+    assert "7 of 100 runs lost the core" in found["latency_ms"].how
     assert Evaluation.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
@@ -299,10 +302,11 @@ def test_half_of_the_work_takes_about_half_of_the_time(files, tmp_path):
     ratio = evaluation["latency_ratio"]
     assert 0.35 < ratio.value < 0.7
     assert ratio.low <= ratio.value <= ratio.high
-    anchor_ms = evaluation["latency_ms"].detail["anchor_ms"]
-    assert evaluation.value("latency_ms") == pytest.approx(ratio.value * anchor_ms)
+    assert evaluation["latency_ms"].detail["incumbent_ratio"] is None
     again = HostLatencyEvaluator().evaluate(two, context(tmp_path, baseline=two), budget_s=0)
-    assert again[0].detail["anchor_ms"] == anchor_ms  # one anchor a search
+    beside = again[0].detail["incumbent_ratio"]["value"]  # the first file, one in a search
+    assert 1 / 0.7 < beside < 1 / 0.35
+    assert again[0].value / beside <= evaluation.value("latency_ms") * (1 + 1e-9)
 
 
 def test_measures_again_after_the_measuring_process_was_killed(files):

@@ -1,28 +1,30 @@
-"""Latency of a file on this machine, measured beside the baseline in a process of its own.
+"""Latency of a file on this machine, measured beside others in a process of its own.
 
 The search's own process is no place to measure: thread pools spin there. One fresh process
 that has only onnxruntime and numpy is started at the first measurement and serves all of them.
 
-Baseline and candidate alternate in blocks (single alternating runs would evict the smaller
-one from the caches, a thing that no device does). A round opens both files anew and runs each
-in two blocks, ABBA, so that a steady drift of the machine cancels; the ratio of the medians is
-one figure a round. Rounds go on until the interval of their mean is narrow or the time is up.
-The machine's drift between measurements, as the baseline shows it, then widens the interval.
+Candidate and companions alternate in blocks (single alternating runs would evict the smaller
+one from the caches, a thing that no device does). A round opens all files anew and runs each
+in two blocks, ABBA, so that a steady drift of the machine cancels. Rounds go on until the
+interval of their ratio is narrow or the time is up. What other processes interrupted counts by
+its processor time, and the faster rounds make the figure (``evaluators.latency.interval``).
 
-The machine's speed drifts from one measurement to the next, the ratio hardly. So the figure of
-merit, ``latency_ms``, is the ratio times the baseline's latency as it was measured first in
-this search (the anchor, kept in the scratch folder); ``detail`` has what the clock said.
+The baseline is there for ``latency_ratio``. It may be a hundred times the candidate's size, and
+then says little about what the candidate suffers. So ``latency_ms`` comes from the ratio to a
+file of the candidate's size, the fastest that this search has measured (``incumbent``), times
+what that took at best; without one, from the candidate's own rounds. ``detail`` has what the
+clock said. A slow mode that lasts longer than the measurement cannot be seen in it; the
+interval reaches as far as that may be (``evaluators.latency.drift``).
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
-import hashlib
-import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,16 @@ import numpy as np
 
 from evaluators.evaluator import EvaluationContext
 from evaluators.latency import lease
-from evaluators.latency.drift import DriftLog
-from evaluators.latency.interval import Interval, geometric_interval
+from evaluators.latency.drift import GAP, BestLog, Seen, ratio_reach
+from evaluators.latency.incumbent import Incumbent, IncumbentStore, similar
+from evaluators.latency.interval import (
+    Interval,
+    geometric_interval,
+    interleaved,
+    least_disturbed,
+    level,
+    spread,
+)
 from evaluators.measurement import Measurement
 from hardware_profiles import HardwareProfile
 from hardware_profiles.devices.device import HOST, file_sha256
@@ -45,11 +55,10 @@ MAX_ROUNDS = 200
 NARROW = 0.01  # relative half-width at which a measurement is good enough
 BLOCK_MS = 20.0
 BLOCK_RUNS = 3
-PATIENCE = 5  # a block is so many times as long where other processes interrupt its runs
+PATIENCE = 2  # a block is so many times as long where other processes interrupt its runs
 BLOCK_TIMEOUT_S = 600.0
 WARMUP_OPEN = 3  # after opening: the first runs pack weights and grow the arena
-WARMUP_BLOCK = 1  # after the other file's block: the first run fills the caches
-ANCHOR_TRIES = 3
+WARMUP_BLOCK = 1  # after another file's block: the first run fills the caches
 # Beyond any of these a measurement is called noisy.
 OTHERS_CORES = 0.25
 STEAL_SHARE = 0.02
@@ -58,17 +67,26 @@ ROUND_SPREAD = 0.05
 
 @dataclass(frozen=True)
 class HostLatency:
-    """One measurement. Times in ms at batch 1; ratios are candidate over baseline."""
+    """One measurement. Times in ms at batch 1, in the faster rounds; ratios are of the candidate.
+
+    ``interval`` is of the ratio to the baseline, without one that of ``p50_ms``. It covers what
+    the measurement could not see: other modes of the machine.
+    """
 
     p50_ms: float
     p90_ms: float
     baseline_p50_ms: float | None
-    interval: Interval  # of the ratio; without a baseline, of p50_ms; drift included
-    drift: float  # of the machine from one measurement to the next: deviation of the logarithm
+    interval: Interval
+    own: Interval  # of p50_ms, as the clock had it; modes that were not seen reach below
+    drift: float  # of the candidate over the measurement: deviation of the logarithm
+    unseen: float  # share of a gap between modes that may lie below, 0 to 1
+    incumbent_p50_ms: float | None  # None where no file of the candidate's size ran beside it
+    incumbent_best_ms: float | None  # in the measurements of this process
+    incumbent_ratio: Interval | None
     all_cores_p50_ms: float | None
     rounds: int
     runs: int
-    interrupted_runs: int  # by other processes; left out where others remain
+    interrupted_runs: int  # by other processes; their processor time counts where few others are
     seconds: float
     noise: tuple[str, ...]  # why the machine was noisy; empty when it wasn't
     version: str  # of onnxruntime
@@ -77,14 +95,14 @@ class HostLatency:
 
 
 @dataclass(frozen=True)
-class _Times:
-    """Times of single runs in ms: those that kept the processor, and all."""
+class _Block:
+    """Times of single runs in ms: those that kept the processor, and all.
 
-    whole: tuple[float, ...] = ()
-    every: tuple[float, ...] = ()
+    Of a run that lost the processor, ``every`` has the processor time.
+    """
 
-    def __add__(self, other: _Times) -> _Times:
-        return _Times(self.whole + other.whole, self.every + other.every)
+    whole: tuple[float, ...]
+    every: tuple[float, ...]
 
     @property
     def usable(self) -> tuple[float, ...]:
@@ -96,21 +114,11 @@ class _Times:
         return float(np.median(self.usable))
 
 
-@dataclass(frozen=True)
-class _Round:
-    candidate: _Times
-    baseline: _Times | None
+_FileBlocks = tuple[_Block, _Block]  # of one file in one round
 
-    @property
-    def figure(self) -> float:
-        """Ratio of the medians; without a baseline the median in ms."""
-        own = self.candidate.median_ms
-        return own if self.baseline is None else own / self.baseline.median_ms
 
-    @property
-    def reference_ms(self) -> float:
-        """Median of a file that is the same in every round."""
-        return (self.baseline or self.candidate).median_ms
+def _level_ms(blocks: _FileBlocks) -> float:
+    return float(np.sqrt(blocks[0].median_ms * blocks[1].median_ms))
 
 
 class _HostAgent:
@@ -135,7 +143,7 @@ class _HostAgent:
 
 
 _agent = _HostAgent()
-_drift = DriftLog()
+_best = BestLog()
 
 
 def close_host_agent() -> None:
@@ -152,6 +160,7 @@ def measure(
     threads: int = 1,
     budget_s: float = SEARCH_BUDGET_S,
     narrow: float = NARROW,
+    incumbent: Path | None = None,
 ) -> HostLatency:
     """Measures one file on this machine, alone: our own training pauses meanwhile.
 
@@ -160,47 +169,72 @@ def measure(
         baseline: the file to compare it with, interleaved.
         threads: of the runtime, for the figure of merit.
         budget_s: no new round begins after so many seconds (five are always run).
-        narrow: relative half-width of the interval at which it stops earlier (before the
-            machine's drift between measurements is added, which more rounds don't reduce).
+        narrow: relative half-width of the rounds' interval at which it stops earlier (before
+            drift and what is unseen are added, which more rounds don't reduce).
+        incumbent: one more file to run beside it, which should be of its size; left out after
+            a round that finds that it isn't.
 
     Raises:
         ModelError: the runtime cannot run a file.
         DeviceError: the measuring process died.
     """
+    others = [path for path in (baseline, incumbent) if path is not None]
     with lease.measuring(f"the measurement of {model.name}"):
         agent = _agent.get()
         start = time.monotonic()
         before = agent.ask("environment")
-        rounds: list[_Round] = []
+        rounds: list[tuple[_FileBlocks, ...]] = []
         while True:
-            rounds.append(_round(agent, model, baseline, threads, backwards=len(rounds) % 2 == 1))
+            files = [model, *others]
+            rounds.append(_round(agent, files, threads, backwards=len(rounds) % 2 == 1))
+            now_ms = [_level_ms(blocks) for blocks in rounds[-1]]
+            if incumbent is not None and not similar(now_ms[0], now_ms[-1]):
+                rounds = [each[:-1] for each in rounds]
+                incumbent = None
+                others.pop()
             if len(rounds) < MIN_ROUNDS:
                 continue
-            interval = geometric_interval([each.figure for each in rounds])
             spent = time.monotonic() - start
-            if interval.half_width <= narrow or spent >= budget_s or len(rounds) >= MAX_ROUNDS:
+            if spent >= budget_s or len(rounds) >= MAX_ROUNDS or _is_narrow(rounds, narrow):
                 break
         after = agent.ask("environment")
         seconds = time.monotonic() - start
         cores = int(agent.about["cores"])
         all_cores = _all_cores_p50(agent, model, cores) if cores > threads else None
-    candidate = [each.candidate for each in rounds]
-    reference = [each.baseline for each in rounds if each.baseline is not None]
     noise = _noise(rounds, before, after, seconds, cores)
-    unchanging = baseline or model
-    reference_ms = float(np.median(_usable(reference or candidate)))
-    identity = (unchanging, unchanging.stat().st_mtime_ns, threads)
-    drift = _drift.add(identity, reference_ms, bool(noise))
+    by_file = list(zip(*rounds, strict=True))
+    levels = [[_level_ms(blocks) for blocks in each] for each in by_file]
+    seen = [
+        _best.add((file_sha256(path), threads), level(each).value)
+        for path, each in zip([model, *others], levels, strict=True)
+    ]
+    own = level(levels[0])
+    kept = least_disturbed(levels[0])
+    usable = [t for i in kept for block in by_file[0][i] for t in block.usable]
+    every = [block for blocks in by_file[0] for block in blocks]
+    runs = sum(len(block.every) for block in every)
+    ratios = [
+        _reaching(interleaved(levels[0], each), other, bool(noise))
+        for each, other in zip(levels[1:], seen[1:], strict=True)
+    ]
+    # The state of the machine is known by what was measured most often.
+    witness = max(seen, key=lambda each: each.looks)
+    own_seen = own.reaching(GAP * witness.unseen, 0.0)
     return HostLatency(
-        p50_ms=float(np.median(_usable(candidate))),
-        p90_ms=float(np.percentile(_usable(candidate), 90)),
-        baseline_p50_ms=reference_ms if reference else None,
-        interval=interval.widened(drift),
-        drift=drift,
+        p50_ms=own.value,
+        p90_ms=float(np.percentile(usable, 90)),
+        baseline_p50_ms=seen[1].now_ms if baseline else None,
+        interval=ratios[0] if baseline else own_seen,
+        own=own_seen,
+        drift=spread([levels[0][i] for i in kept]),
+        unseen=witness.unseen,
+        incumbent_p50_ms=seen[-1].now_ms if incumbent else None,
+        incumbent_best_ms=seen[-1].best_ms if incumbent else None,
+        incumbent_ratio=ratios[-1] if incumbent else None,
         all_cores_p50_ms=all_cores,
         rounds=len(rounds),
-        runs=sum(len(each.every) for each in candidate),
-        interrupted_runs=sum(len(each.every) - len(each.whole) for each in candidate),
+        runs=runs,
+        interrupted_runs=runs - sum(len(block.whole) for block in every),
         seconds=seconds,
         noise=noise,
         version=str(agent.about["onnxruntime"]),
@@ -209,28 +243,38 @@ def measure(
     )
 
 
-def _usable(blocks: Iterable[_Times]) -> list[float]:
-    return [time_ms for each in blocks for time_ms in each.usable]
+def _is_narrow(rounds: Sequence[tuple[_FileBlocks, ...]], narrow: float) -> bool:
+    """Of the candidate's ratio to every other file; without others, of its own latency."""
+    levels = np.array([[_level_ms(blocks) for blocks in each] for each in rounds]).T
+    ratios = levels[0] / levels[1:] if len(levels) > 1 else levels
+    pairs = [np.vstack([levels[0], other]) for other in levels[1:]] or [levels]
+    return all(
+        geometric_interval(list(ratio[least_disturbed(*pair)])).half_width <= narrow
+        for ratio, pair in zip(ratios, pairs, strict=True)
+    )
+
+
+def _reaching(ratio: Interval, other: Seen, noisy: bool) -> Interval:
+    reach = ratio_reach(ratio.value, other, noisy)
+    return ratio.reaching(reach, reach)
 
 
 def _round(
-    agent: AgentSession, model: Path, baseline: Path | None, threads: int, backwards: bool
-) -> _Round:
-    with agent.opened(str(model), threads) as candidate:
-        if baseline is None:
-            return _Round(_block(agent, candidate, WARMUP_OPEN), None)
-        with agent.opened(str(baseline), threads) as reference:
-            times = {candidate: _Times(), reference: _Times()}
-            order = [candidate, reference, reference, candidate]
-            if backwards:
-                order = [reference, candidate, candidate, reference]
-            for session in order:
-                warmup = WARMUP_BLOCK if times[session].every else WARMUP_OPEN
-                times[session] += _block(agent, session, warmup)
-            return _Round(times[candidate], times[reference])
+    agent: AgentSession, files: Sequence[Path], threads: int, backwards: bool
+) -> tuple[_FileBlocks, ...]:
+    """Two blocks of every file, in the order of ``files``; runs them there and back."""
+    with contextlib.ExitStack() as opened:
+        sessions = [opened.enter_context(agent.opened(str(path), threads)) for path in files]
+        order = list(range(len(files)))
+        if backwards:
+            order.reverse()
+        first = {i: _block(agent, sessions[i], WARMUP_OPEN) for i in order}
+        order.reverse()
+        second = {i: _block(agent, sessions[i], WARMUP_BLOCK) for i in order}
+    return tuple((first[i], second[i]) for i in range(len(files)))
 
 
-def _block(agent: AgentSession, session: int, warmup: int, block_ms: float = BLOCK_MS) -> _Times:
+def _block(agent: AgentSession, session: int, warmup: int, block_ms: float = BLOCK_MS) -> _Block:
     answer = agent.ask(
         "time",
         timeout_s=BLOCK_TIMEOUT_S,
@@ -240,9 +284,11 @@ def _block(agent: AgentSession, session: int, warmup: int, block_ms: float = BLO
         min_ms=block_ms,
         max_ms=PATIENCE * block_ms,
     )
-    every = answer["times_ms"]
-    kept = (t for t, lost in zip(every, answer["interrupted"], strict=True) if not lost)
-    return _Times(tuple(kept), tuple(every))
+    runs = list(zip(answer["times_ms"], answer["cpu_ms"], answer["interrupted"], strict=True))
+    return _Block(
+        whole=tuple(time_ms for time_ms, _, lost in runs if not lost),
+        every=tuple(cpu_ms if lost else time_ms for time_ms, cpu_ms, lost in runs),
+    )
 
 
 def _all_cores_p50(agent: AgentSession, model: Path, cores: int) -> float:
@@ -251,7 +297,7 @@ def _all_cores_p50(agent: AgentSession, model: Path, cores: int) -> float:
 
 
 def _noise(
-    rounds: Sequence[_Round],
+    rounds: Sequence[tuple[_FileBlocks, ...]],
     before: Mapping[str, Any],
     after: Mapping[str, Any],
     seconds: float,
@@ -266,11 +312,13 @@ def _noise(
         steal = (after["steal_s"] - before["steal_s"]) / seconds / cores
         if steal > STEAL_SHARE:
             reasons.append(f"the hypervisor took {steal:.0%} of the time")
-    spread = float(np.std(medians := [each.reference_ms for each in rounds]) / np.mean(medians))
-    if spread > ROUND_SPREAD:
-        reasons.append(f"medians of equal rounds spread by {spread:.0%}")
-    blocks = [times for each in rounds for times in (each.candidate, each.baseline) if times]
-    if any(len(times.whole) < BLOCK_RUNS for times in blocks):
+    # Of a file that is the same in every measurement, where there is one.
+    unchanging = [_level_ms(each[min(1, len(each) - 1)]) for each in rounds]
+    varied = float(np.std(unchanging) / np.mean(unchanging))
+    if varied > ROUND_SPREAD:
+        reasons.append(f"medians of equal rounds spread by {varied:.0%}")
+    blocks = [block for each in rounds for two in each for block in two]
+    if any(len(block.whole) < BLOCK_RUNS for block in blocks):
         reasons.append("hardly a run kept the processor to its end")
     return tuple(reasons)
 
@@ -295,27 +343,52 @@ class HostLatencyEvaluator:
             DeviceError: the measuring process died.
         """
         threads = context.profile.runtime.threads
-        result = measure(model, context.baseline, threads, budget_s)
-        anchor_ms = None
-        if context.baseline is not None:
-            anchor_ms = _anchor_ms(context.scratch, model, context.baseline, threads, result)
-        return measurements(result, context.profile, anchor_ms)
+        about = _agent.get().about
+        machine = (str(about["onnxruntime"]), str(about["cpu"]), int(about["cores"]), threads)
+        store = IncumbentStore(context.scratch, machine)
+        incumbent = store.load()
+        result = measure(
+            model,
+            context.baseline,
+            threads,
+            budget_s,
+            incumbent=incumbent.path if incumbent else None,
+        )
+        store.update(model, latency(result, incumbent).value, result.incumbent_best_ms)
+        return measurements(result, context.profile, incumbent)
+
+
+def latency(result: HostLatency, incumbent: Incumbent | None) -> Interval:
+    """Of the file in ms, at the machine's fastest speed that is known.
+
+    Args:
+        result: the measurement.
+        incumbent: the file that ran beside it, with what it took at best.
+    """
+    if incumbent is None or result.incumbent_ratio is None:
+        return result.own
+    assert result.incumbent_best_ms is not None
+    best_ms = min(incumbent.best_ms, result.incumbent_best_ms)
+    return result.incumbent_ratio.scaled(best_ms).reaching(GAP * result.unseen, 0.0)
 
 
 def measurements(
-    result: HostLatency, profile: HardwareProfile, anchor_ms: float | None
+    result: HostLatency, profile: HardwareProfile, incumbent: Incumbent | None
 ) -> tuple[Measurement, ...]:
-    """The figures of one measurement; with an anchor, at the machine's speed of that time."""
+    """The figures of one measurement; with an incumbent, at the machine's speed at its best."""
     threads = profile.runtime.threads
     where = f"at batch 1 on this host ({result.cpu}), onnxruntime {result.version}"
     how = f"{where}, {threads} thread{'s' if threads > 1 else ''}, {result.rounds} rounds"
     if result.interrupted_runs:
-        how += f", without the {result.interrupted_runs} of {result.runs} runs that lost the core"
-    if anchor_ms is None or result.baseline_p50_ms is None:
-        latency, speed, anchored = result.interval, 1.0, ""
-    else:
-        latency, speed = result.interval.scaled(anchor_ms), anchor_ms / result.baseline_p50_ms
-        anchored = f", relative to the baseline run beside it, taken as {anchor_ms:.3f} ms"
+        how += f", {result.interrupted_runs} of {result.runs} runs lost the core"
+    found_ms = latency(result, incumbent)
+    speed = found_ms.value / result.p50_ms
+    anchored = ""
+    if result.incumbent_ratio is not None:
+        best_ms = found_ms.value / result.incumbent_ratio.value
+        anchored = (
+            f", relative to the fastest file so far run beside it, taken as {best_ms:.3g} ms"
+        )
     noisy = f"; noisy machine: {', '.join(result.noise)}" if result.noise else ""
     detail = {
         "tier": "host",
@@ -327,18 +400,18 @@ def measurements(
         **dataclasses.asdict(result),
         "noise": list(result.noise),
         "noisy": bool(result.noise),
-        "anchor_ms": anchor_ms,
+        "speed": speed,  # latency_ms over what the clock said
     }
     tail = f"{anchored}{noisy}"
     found = [
         Measurement(
             "latency_ms",
-            latency.value,
+            found_ms.value,
             "ms",
             "measured",
             f"p50 {how}{tail}",
-            latency.low,
-            latency.high,
+            found_ms.low,
+            found_ms.high,
             detail,
         ),
         Measurement("latency_p90_ms", result.p90_ms * speed, "ms", "measured", f"p90 {how}{tail}"),
@@ -357,29 +430,6 @@ def measurements(
             )
         )
     return tuple(found)
-
-
-def _anchor_ms(
-    scratch: Path, model: Path, baseline: Path, threads: int, first: HostLatency
-) -> float:
-    """The baseline's latency as first measured with this scratch folder; measures if none is.
-
-    Noise only adds time: when the first measurement was noisy, the fastest of a few counts.
-    """
-    identity = (file_sha256(baseline), threads, first.version, first.cpu, first.cores)
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    path = scratch / f"host-latency-anchor-{key}.json"
-    if path.exists():
-        return float(json.loads(path.read_text())["baseline_p50_ms"])
-    tries = [first]
-    while tries[-1].noise and len(tries) < ANCHOR_TRIES:
-        tries.append(measure(model, baseline, threads))
-    best = min(each.baseline_p50_ms for each in tries if each.baseline_p50_ms is not None)
-    scratch.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps({"baseline_p50_ms": best}))
-    partial.rename(path)
-    return best
 
 
 EVALUATOR = HostLatencyEvaluator()

@@ -6,7 +6,7 @@ its standard input, so that nothing stays behind when the other side is gone.
 
     {"op": "open", "model": PATH, "threads": 1}    -> {"session": 1, "load_ms": ...}
     {"op": "time", "session": 1, "warmup": 10, "min_runs": 50, "min_ms": 5000, "max_ms": 60000}
-                                                   -> {"times_ms": [...], "interrupted": [...]}
+                              -> {"times_ms": [...], "cpu_ms": [...], "interrupted": [...]}
     {"op": "close", "session": 1}                  -> {}
     {"op": "classify", "session": 1, "images": PATH}  -> {"classes": [...]}  (PATH is a .npy)
     {"op": "environment"}                          -> governor, frequency, temperature, ...
@@ -95,13 +95,16 @@ class Sessions:
         """Times single runs on one random image.
 
         Goes on until ``min_ms`` have passed and ``min_runs`` runs were not interrupted, or,
-        with ``min_runs`` runs of any kind, ``max_ms`` have passed.
+        with ``min_runs`` runs of any kind, ``max_ms`` have passed. ``cpu_ms`` is the processor
+        time of the asking thread: all of a run's work where the session has one thread, so that
+        it tells what an interrupted run would have taken.
         """
         run, feed = self._open[session].run, self._random_feed(session)
         alone = self._threads[session] == 1
         for _ in range(warmup):
             run(None, feed)
         times: list[float] = []
+        cpu_times: list[float] = []
         interruptions: list[int] = []
         clock, cpu_clock = time.perf_counter, time.thread_time
         collecting = gc.isenabled()
@@ -114,6 +117,7 @@ class Sessions:
             cpu_stop = cpu_clock()
             stop = clock()
             times.append(stop - start)
+            cpu_times.append(cpu_stop - cpu_start)
             interruptions.append(
                 int(alone and stop - start > _LOST_SHARE * (cpu_stop - cpu_start) + _LOST_S)
             )
@@ -126,6 +130,7 @@ class Sessions:
         stride = -(-len(times) // MAX_TIMES)
         return {
             "times_ms": [round(t * 1e3, 5) for t in times[::stride]],
+            "cpu_ms": [round(t * 1e3, 5) for t in cpu_times[::stride]],
             "interrupted": interruptions[::stride],
             "stride": stride,
         }
