@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import logging
+import math
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from evaluators import Evaluation, EvaluationContext
 from evaluators.latency import device as latency_device
 from evaluators.latency.device import AnchoredBoard, DeviceLatency
+from evaluators.latency.drift import GAP, RATIO_GAP
 from evaluators.latency.tier import warn_once
 from hardware_profiles import emulator, shipped_profiles
 from hardware_profiles.devices import board as boards
@@ -140,53 +142,73 @@ def test_host_is_an_empty_prefix():
 # Figures of one run
 
 
-def answer(times, interrupted=None):
+def answers(times, interrupted=None, cpu=None):
+    """Ten answers of the agent, one a part."""
     lost = interrupted or [0] * len(times)
-    return {"times_ms": list(times), "interrupted": lost, "stride": 1}
+    return [
+        {
+            "times_ms": part.tolist(),
+            "cpu_ms": cpu_part.tolist(),
+            "interrupted": lost_part.tolist(),
+            "stride": 1,
+        }
+        for part, cpu_part, lost_part in zip(
+            np.array_split(times, 10),
+            np.array_split(cpu or times, 10),
+            np.array_split(lost, 10),
+            strict=True,
+        )
+    ]
 
 
 def test_run_is_steady_when_its_times_are():
-    run = summarize(answer([2.0] * 80 + [2.1] * 20), 1, QUIET, QUIET)
+    run = summarize(answers([2.0] * 80 + [2.1] * 20), 1, QUIET, QUIET)
     assert (run.p50_ms, run.p90_ms, run.runs) == (2.0, 2.1, 100)
     assert run.unsteady == ()
     assert run.parts_ms == (2.0,) * 8 + (2.1,) * 2
-    span = latency_device.interval(run)
-    assert span.low <= span.value == 2.0 <= span.high
+    assert run.beside_ms == ()
 
 
 def test_run_is_unsteady_when_its_second_half_is_slower():
-    run = summarize(answer([2.0] * 50 + [2.07] * 50), 1, QUIET, QUIET)
+    run = summarize(answers([2.0] * 50 + [2.07] * 50), 1, QUIET, QUIET)
     assert run.drift == pytest.approx(0.035)
     assert any("second half" in reason for reason in run.unsteady)
 
 
 def test_run_is_unsteady_when_its_times_vary():
-    run = summarize(answer([1.91, 2.09] * 50), 1, QUIET, QUIET)
+    run = summarize(answers([1.91, 2.09] * 50), 1, QUIET, QUIET)
     assert run.unsteady == ()
-    run = summarize(answer([1.8, 2.2] * 50), 1, QUIET, QUIET)
+    run = summarize(answers([1.8, 2.2] * 50), 1, QUIET, QUIET)
     assert run.variation == pytest.approx(0.1)
     assert any("varied by 10.0%" in reason for reason in run.unsteady)
 
 
-def test_interrupted_runs_are_left_out_while_50_others_remain():
-    enough = summarize(answer([2.0] * 50 + [9.0] * 50, [0] * 50 + [1] * 50), 1, QUIET, QUIET)
-    assert (enough.p50_ms, enough.interrupted_runs, enough.unsteady) == (2.0, 50, ())
-    few = summarize(answer([2.0] * 49 + [9.0] * 51, [0] * 49 + [1] * 51), 1, QUIET, QUIET)
-    assert few.p50_ms == 9.0
+def test_interrupted_runs_are_left_out_while_enough_others_remain():
+    lost = [0, 0, 0, 0, 0, 1, 1, 1, 1, 1] * 10
+    times = [9.0 if each else 2.0 for each in lost]
+    run = summarize(answers(times, lost), 1, QUIET, QUIET)
+    assert (run.p50_ms, run.runs, run.interrupted_runs, run.unsteady) == (2.0, 100, 50, ())
+
+
+def test_processor_time_counts_where_too_few_runs_were_whole():
+    lost = [0, 0, 0, 0, 1, 1, 1, 1, 1, 1] * 10
+    times = [9.0 if each else 2.0 for each in lost]
+    run = summarize(answers(times, lost, cpu=[1.0 + each for each in lost]), 1, QUIET, QUIET)
+    assert (run.p50_ms, run.interrupted_runs, run.unsteady) == (2.0, 60, ())
 
 
 def test_run_is_unsteady_when_the_board_throttles_now_but_not_when_it_once_did():
     now, once = {**QUIET, "throttled": "0x50005"}, {**QUIET, "throttled": "0x50000"}
-    assert summarize(answer([2.0] * 60), 1, QUIET, once).unsteady == ()
-    (reason,) = summarize(answer([2.0] * 60), 1, QUIET, now).unsteady
+    assert summarize(answers([2.0] * 60), 1, QUIET, once).unsteady == ()
+    (reason,) = summarize(answers([2.0] * 60), 1, QUIET, now).unsteady
     assert "under-voltage, throttled" in reason
 
 
 def test_run_is_unsteady_when_the_clock_falls():
     before, after = {**QUIET, "mhz": [1800.0] * 4}, {**QUIET, "mhz": [1500.0] * 4}
-    (reason,) = summarize(answer([2.0] * 60), 1, before, after).unsteady
+    (reason,) = summarize(answers([2.0] * 60), 1, before, after).unsteady
     assert "from 1800 to 1500 MHz" in reason
-    assert summarize(answer([2.0] * 60), 1, after, before).unsteady == ()
+    assert summarize(answers([2.0] * 60), 1, after, before).unsteady == ()
 
 
 # The agent, here
@@ -312,18 +334,109 @@ def board():
 
 def test_anchor_runs_again_before_every_fourth_candidate(model, monkeypatch):
     board, runs = AnchoredBoard("host"), []
-    real = summarize(answer([2.0] * 60), 1, QUIET, QUIET)
+    real = summarize(answers([2.0] * 60), 1, QUIET, QUIET)
     monkeypatch.setattr(Board, "run", lambda *_: runs.append(1) or real)
     uses = [board.anchor(model, 1, 5.0).uses for _ in range(9)]
     assert uses == [0, 1, 2, 3, 0, 1, 2, 3, 0]
     assert len(runs) == 3
 
 
+def steady(parts_ms, beside_ms=()):
+    """A run with these medians of its parts, and those of the file beside it."""
+    run = summarize(answers([2.0] * 60), 1, QUIET, QUIET)
+    return dataclasses.replace(run, parts_ms=tuple(parts_ms), beside_ms=tuple(beside_ms))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """A board that answers with what is told; the files that ran, each with its companion."""
+    board, runs, ran = AnchoredBoard("host"), {}, []
+
+    def run(self, model, threads, seconds, tries=3, beside=None):
+        ran.append((model.name, beside and beside.read_text()))
+        return runs[model.name]
+
+    monkeypatch.setattr(Board, "run", run)
+    monkeypatch.setattr(Board, "about", lambda _: {**PI4_SAYS, "onnxruntime": "1", "cores": 1})
+    monkeypatch.setattr(latency_device, "shared", lambda _: board)
+    return runs, ran
+
+
+def test_candidate_runs_in_turns_with_the_fastest_file_so_far(told, tmp_path):
+    runs, ran = told
+    given = context(tmp_path, "host")
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    runs["a"] = steady([2.0] * 10)
+    runs["b"] = steady([1.5] * 10, [3.0] * 10)  # the board has slowed down by half
+    runs["c"] = steady([1.2] * 10, [1.0] * 10)
+    found = [DeviceLatency().evaluate(tmp_path / name, given)[0] for name in ("a", "b", "c")]
+    assert ran == [("a", None), ("b", "a"), ("c", "b")]
+    assert [each.value for each in found] == pytest.approx([2.0, 1.0, 1.2])
+    assert [each.detail["incumbent_best_ms"] for each in found] == [None, 2.0, 1.0]
+    assert "relative to the fastest file so far run in turns with it" in found[1].how
+
+
+def test_file_of_another_size_says_nothing_about_the_candidate(told, tmp_path):
+    runs, _ = told
+    given = context(tmp_path, "host")
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    runs["a"] = steady([2.0] * 10)
+    runs["b"] = steady([20.0] * 10, [3.0] * 10)
+    found = [DeviceLatency().evaluate(tmp_path / name, given)[0] for name in ("a", "b")]
+    assert found[1].value == pytest.approx(20.0)
+    assert found[1].detail["incumbent_best_ms"] is None
+
+
+def test_drift_and_modes_that_were_not_seen_count_in_a_board_s_interval(told, tmp_path):
+    runs, _ = told
+    (tmp_path / "a").write_text("a")
+    runs["a"] = steady([2.0 * math.exp(0.02 * (i % 5)) for i in range(10)])
+    (found, *_) = DeviceLatency().evaluate(tmp_path / "a", context(tmp_path, "host"))
+    # The faster half: 0 0 1 1 2 hundredths, doubled.
+    deviation = 0.02 * math.sqrt((2 * 0.8**2 + 2 * 0.2**2 + 1.2**2) / 4)
+    assert found.value == pytest.approx(2.0 * math.exp(0.016))
+    up = math.hypot(1.959964 * deviation, 2.776445 * deviation / math.sqrt(5))
+    assert math.log(found.high / found.value) == pytest.approx(up)
+    assert math.log(found.value / found.low) == pytest.approx(math.hypot(up, GAP))
+
+
+def test_ratio_to_the_baseline_reaches_to_what_was_not_seen(told, tmp_path):
+    runs, ran = told
+    for name in ("a", "baseline"):
+        (tmp_path / name).write_text(name)
+    runs["a"], runs["baseline"] = steady([2.0] * 10), steady([40.0] * 10)
+    given = context(tmp_path, "host", baseline=tmp_path / "baseline")
+    found = Evaluation.of(DeviceLatency().evaluate(tmp_path / "a", given))["latency_ratio"]
+    assert [name for name, _ in ran] == ["baseline", "a"]
+    assert found.value == pytest.approx(0.05)
+    assert math.log(found.high / 0.05) == pytest.approx(RATIO_GAP)
+    assert math.log(0.05 / found.low) == pytest.approx(math.hypot(RATIO_GAP, GAP))
+
+
+def test_two_files_take_turns_there_and_back(board, model, tmp_path):
+    other = network(tmp_path / "other.onnx", depth=1)
+    board.about()
+    asked, ask = [], board._session.ask
+
+    def record(op, *arguments, **fields):
+        if op == "time":
+            asked.append(fields["session"])
+        return ask(op, *arguments, **fields)
+
+    board._session.ask = record
+    run = board.run(model, 1, seconds=0.2, tries=1, beside=other)
+    assert asked == [1, 2] + [1, 2, 2, 1] * 5
+    assert len(run.parts_ms) == len(run.beside_ms) == 10
+    assert np.median(run.beside_ms) < np.median(run.parts_ms)
+
+
 def test_unsteady_device_is_measured_three_times_and_the_steadiest_kept(board, model, monkeypatch):
     variations = iter([0.2, 0.1, 0.3])
 
     def once(*_):
-        steady = summarize(answer([2.0] * 60), 1, QUIET, QUIET)
+        steady = summarize(answers([2.0] * 60), 1, QUIET, QUIET)
         return dataclasses.replace(steady, variation=next(variations), unsteady=("varies",))
 
     monkeypatch.setattr(boards, "_once", once)

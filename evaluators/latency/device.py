@@ -1,8 +1,11 @@
 """Latency of a file on a real device, by a small agent over SSH.
 
 The protocol is ``hardware_profiles.devices.board``'s: 5 s in a search, 60 s for a winner, with one
-thread and with all cores. The baseline is the anchor: run again every few candidates, so that
-a ratio never comes from two different days and a drift of the device is seen.
+thread and with all cores. A candidate runs in turns with the fastest file so far, which is of its
+size more often than the baseline is; ``latency_ms`` is the ratio to that file times the least
+that it took. The baseline is the anchor of ``latency_ratio``: run again every few candidates, so
+that a ratio never comes from two different days and a drift of the device is seen. Figures are
+of the faster parts, with intervals that reach to what was not seen, as on this host.
 
 A device that disappears and does not come back is replaced by what serves without it, and
 every such figure says so.
@@ -14,7 +17,7 @@ import atexit
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +25,9 @@ from evaluators.evaluator import EvaluationContext, Evaluator
 from evaluators.latency import analytic as latency_analytic
 from evaluators.latency import emulated as latency_emulated
 from evaluators.latency import host as latency_host
-from evaluators.latency.interval import Interval, geometric_interval, quotient
+from evaluators.latency.drift import GAP, BestLog, Seen, ratio_reach
+from evaluators.latency.incumbent import Incumbent, IncumbentStore, similar
+from evaluators.latency.interval import Interval, interleaved, level, quotient
 from evaluators.latency.tier import tier, warn_once
 from evaluators.measurement import Evaluation, Measurement
 from hardware_profiles.devices.board import MAX_DRIFT, Board, DeviceRun
@@ -42,6 +47,7 @@ class Anchor:
 
     first: DeviceRun
     last: DeviceRun
+    seen: Seen  # at the last run
     uses: int
 
     @property
@@ -55,6 +61,7 @@ class AnchoredBoard(Board):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._anchors: dict[tuple[str, int], Anchor] = {}
+        self._best = BestLog()
 
     def anchor(self, baseline: Path, threads: int, seconds: float) -> Anchor:
         """The baseline's runs on this device; run anew before every fourth candidate."""
@@ -62,9 +69,14 @@ class AnchoredBoard(Board):
         known = self._anchors.get(key)
         if known is None or known.uses >= ANCHOR_EVERY:
             last = self.run(baseline, threads, seconds)
-            known = Anchor(known.first if known else last, last, 0)
+            seen = self.seen(baseline, threads, last.parts_ms)
+            known = Anchor(known.first if known else last, last, seen, 0)
         self._anchors[key] = dataclasses.replace(known, uses=known.uses + 1)
         return known
+
+    def seen(self, model: Path, threads: int, parts_ms: Sequence[float]) -> Seen:
+        """Remembers what a file took now, beside what it took here at best."""
+        return self._best.add((file_sha256(model), threads), level(parts_ms).value)
 
     def known_p50_ms(self, baseline: Path, threads: int) -> float | None:
         """What the baseline took here when it last ran; None if it never did."""
@@ -166,7 +178,12 @@ def _measured(
     about = board.about()
     cores = int(about["cores"])
     anchor = board.anchor(context.baseline, threads, seconds) if context.baseline else None
-    run = board.run(model, threads, seconds)
+    machine = (board.device.name, str(about["onnxruntime"]), str(about["cpu"]), threads)
+    store = IncumbentStore(context.scratch, machine)
+    incumbent = store.load()
+    run = board.run(model, threads, seconds, beside=incumbent.path if incumbent else None)
+    found = _latency(board, model, run, incumbent, anchor)
+    store.update(model, found.ms.value, found.incumbent_best_ms)
     every = board.run(model, cores, seconds, tries=1) if cores > threads else None
     where = (
         f"at batch 1 on {board.device.name} ({about['cpu']}), onnxruntime {about['onnxruntime']}"
@@ -180,6 +197,11 @@ def _measured(
         )
         trouble += f"; not the target, {profile.name}: {other}"
     how = f"{where}, {threads} thread{'s' if threads > 1 else ''}, {run.runs} runs"
+    if found.incumbent_best_ms is not None:
+        trouble = (
+            ", relative to the fastest file so far run in turns with it, taken as "
+            f"{found.incumbent_best_ms:.3g} ms{trouble}"
+        )
     detail = {
         "tier": "device",
         "runtime": "onnxruntime",
@@ -194,27 +216,30 @@ def _measured(
         "mismatch": other,
         "noisy": bool(run.unsteady),
         **run.to_json(),
+        "incumbent_best_ms": found.incumbent_best_ms,
     }
     if anchor is not None:
         detail["anchor"] = {**anchor.last.to_json(), "drift_since_first": anchor.drift}
-    span = interval(run)
+    speed = found.ms.value / level(run.parts_ms).value
     yield Measurement(
         "latency_ms",
-        run.p50_ms,
+        found.ms.value,
         "ms",
         "measured",
         f"p50 {how}{trouble}",
-        span.low,
-        span.high,
+        found.ms.low,
+        found.ms.high,
         detail,
     )
-    yield Measurement("latency_p90_ms", run.p90_ms, "ms", "measured", f"p90 {how}{trouble}")
+    yield Measurement(
+        "latency_p90_ms", run.p90_ms * speed, "ms", "measured", f"p90 {how}{trouble}"
+    )
     if every is not None:
-        span = interval(every)
+        span = level(every.parts_ms)
         told = f"p50 {where}, {every.threads} threads, {every.runs} runs"
         yield Measurement(
             "latency_all_cores_ms",
-            every.p50_ms,
+            span.value,
             "ms",
             "measured",
             told,
@@ -223,7 +248,7 @@ def _measured(
             every.to_json(),
         )
     if anchor is not None:
-        ratio = quotient(interval(run), interval(anchor.last))
+        ratio = _ratio(found.ms, anchor, bool(run.unsteady or anchor.last.unsteady))
         told = f"candidate over baseline {how}; the baseline ran {anchor.uses} candidates before"
         if abs(anchor.drift) > MAX_DRIFT:
             told += f" and has drifted by {anchor.drift:+.1%} since the search began"
@@ -233,7 +258,38 @@ def _measured(
         )
 
 
-def interval(run: DeviceRun) -> Interval:
-    """Of the median, from those of the run's parts."""
-    spread = geometric_interval(run.parts_ms)
-    return spread.scaled(run.p50_ms / spread.value)
+@dataclass(frozen=True)
+class _Latency:
+    ms: Interval
+    incumbent_best_ms: float | None  # None where none of the candidate's size ran beside it
+
+
+def _latency(
+    board: AnchoredBoard,
+    model: Path,
+    run: DeviceRun,
+    incumbent: Incumbent | None,
+    anchor: Anchor | None,
+) -> _Latency:
+    """At the device's fastest speed that is known."""
+    own, seen = level(run.parts_ms), board.seen(model, run.threads, run.parts_ms)
+    if incumbent is not None and similar(own.value, level(run.beside_ms).value):
+        seen = board.seen(incumbent.path, run.threads, run.beside_ms)
+        best_ms = min(seen.best_ms, incumbent.best_ms)
+        ratio = interleaved(run.parts_ms, run.beside_ms)
+        reach = ratio_reach(ratio.value, seen, bool(run.unsteady))
+        found = ratio.reaching(reach, reach).scaled(best_ms)
+        return _Latency(found.reaching(GAP * seen.unseen, 0.0), best_ms)
+    # The state of the device is known by what was measured most often.
+    if anchor is not None and anchor.seen.looks > seen.looks:
+        seen = anchor.seen
+    return _Latency(own.reaching(GAP * seen.unseen, 0.0), None)
+
+
+def _ratio(latency: Interval, anchor: Anchor, unsteady: bool) -> Interval:
+    """To the baseline at its best."""
+    seen = anchor.seen
+    baseline = level(anchor.last.parts_ms).scaled(seen.best_ms / seen.now_ms)
+    ratio = quotient(latency, baseline)
+    reach = ratio_reach(ratio.value, seen, unsteady)
+    return ratio.reaching(reach, reach)

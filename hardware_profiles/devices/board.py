@@ -1,10 +1,11 @@
 """Measuring files on one device: the protocol, its lock there, and a connection that lasts.
 
 The agent and every file are copied once and kept there by hash. A measurement is 10 warm-ups,
-then at least 50 runs and so many seconds, p50 and p90. It is repeated when the device was not
-steady: when the second half's median is more than 3 % from the first's, the runs vary by more
-than 5 %, or the device throttled. The device serves one measurement at a time, by a lock there
-that goes with its process.
+then at least 50 runs and so many seconds in ten parts, p50 and p90; another file may run in turns
+with it. A run that was interrupted counts by its processor time. It is repeated when the device
+was not steady: when the second half's median is more than 3 % from the first's, the runs vary by
+more than 5 %, or the device throttled. The device serves one measurement at a time, by a lock
+there that goes with its process.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -36,6 +37,7 @@ MAX_VARIATION = 0.05
 MAX_CLOCK_LOSS = 0.05
 STEADY_TRIES = 3
 PARTS = 10  # of a measurement, for its spread
+PART_RUNS = MIN_RUNS // PARTS
 RETRY_WAITS_S = (2.0, 10.0)  # before the second and third attempt when a device disappears
 LOCK_POLL_S = 0.2
 TELL_S = 5.0  # after so long it is said for whom a measurement waits
@@ -52,10 +54,11 @@ class DeviceRun:
     p50_ms: float
     p90_ms: float
     parts_ms: tuple[float, ...]  # medians of ten equal stretches
+    beside_ms: tuple[float, ...]  # the same of the file that ran in turns with it; else empty
     variation: float  # standard deviation over mean
     drift: float  # second half's median over the first's, less 1
     runs: int
-    interrupted_runs: int  # by other processes; left out where 50 others remain
+    interrupted_runs: int  # by other processes; left out where enough others remain
     threads: int
     before: Mapping[str, Any]
     after: Mapping[str, Any]
@@ -78,31 +81,47 @@ class DeviceRun:
 
 
 def summarize(
-    answer: Mapping[str, Any],
+    parts: Sequence[Mapping[str, Any]],
     threads: int,
     before: Mapping[str, Any],
     after: Mapping[str, Any],
+    beside: Sequence[Mapping[str, Any]] = (),
 ) -> DeviceRun:
-    """What the agent's times and its environment before and after say."""
-    every = np.asarray(answer["times_ms"])
-    whole = every[np.asarray(answer["interrupted"]) == 0]
-    times = whole if len(whole) >= MIN_RUNS else every
+    """What the agent's times and its environment before and after say.
+
+    Args:
+        parts: its answers, in order of time.
+        beside: those about the file that ran in turns with it.
+    """
+    runs = sum(len(part["times_ms"]) * int(part["stride"]) for part in parts)
+    lost = sum(sum(part["interrupted"]) * int(part["stride"]) for part in parts)
+    times = np.concatenate([_usable(part) for part in parts])
     half = len(times) // 2
     drift = float(np.median(times[half:]) / np.median(times[:half]) - 1)
     variation = float(np.std(times) / np.mean(times))
     return DeviceRun(
         p50_ms=float(np.median(times)),
         p90_ms=float(np.percentile(times, 90)),
-        parts_ms=tuple(float(np.median(part)) for part in np.array_split(times, PARTS)),
+        parts_ms=tuple(float(np.median(_usable(part))) for part in parts),
+        beside_ms=tuple(float(np.median(_usable(part))) for part in beside),
         variation=variation,
         drift=drift,
-        runs=len(every) * int(answer["stride"]),
-        interrupted_runs=(len(every) - len(whole)) * int(answer["stride"]),
+        runs=runs,
+        interrupted_runs=lost,
         threads=threads,
         before=before,
         after=after,
         unsteady=_unsteadiness(drift, variation, before, after),
     )
+
+
+def _usable(part: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Times of the runs that kept the processor, or of all, less what others took of them."""
+    every, lost = np.asarray(part["times_ms"]), np.asarray(part["interrupted"]) != 0
+    whole: NDArray[np.float64] = every[~lost]
+    if len(whole) >= PART_RUNS:
+        return whole
+    return np.where(lost, np.asarray(part["cpu_ms"]), every)
 
 
 def _unsteadiness(
@@ -146,17 +165,25 @@ class Board:
         threads: int,
         seconds: float,
         tries: int = STEADY_TRIES,
+        beside: Path | None = None,
     ) -> DeviceRun:
         """Measures one file, again while the device is unsteady; then the steadiest run.
 
+        Args:
+            model: the ONNX file; batch 1 is measured.
+            threads: of the runtime.
+            seconds: for the runs, of both files together.
+            tries: measurements at most.
+            beside: a file to run in turns with it, part by part.
+
         Raises:
-            ModelError: the file does not run there.
+            ModelError: a file does not run there.
         """
 
         def work(session: AgentSession) -> DeviceRun:
-            there = session.bring(model)
+            files = [session.bring(path) for path in (model, beside) if path is not None]
             with _locked(session):
-                return _steady(session, there, threads, seconds, tries)
+                return _steady(session, files, threads, seconds, tries)
 
         return self._persistently(work)
 
@@ -235,11 +262,11 @@ def _locked(session: AgentSession) -> Iterator[None]:
 
 
 def _steady(
-    session: AgentSession, model: str, threads: int, seconds: float, tries: int
+    session: AgentSession, files: Sequence[str], threads: int, seconds: float, tries: int
 ) -> DeviceRun:
     runs: list[DeviceRun] = []
     while True:
-        runs.append(_once(session, model, threads, seconds))
+        runs.append(_once(session, files, threads, seconds))
         if not runs[-1].unsteady:
             return runs[-1]
         if len(runs) >= tries:
@@ -247,26 +274,37 @@ def _steady(
         log.info("%s: %s; measured again", session.device.name, ", ".join(runs[-1].unsteady))
 
 
-def _once(session: AgentSession, model: str, threads: int, seconds: float) -> DeviceRun:
-    with session.opened(model, threads) as number:
-        warm = session.ask(
-            "time",
-            timeout_s=LONG_S,
-            session=number,
-            warmup=0,
-            min_runs=WARMUPS,
-            min_ms=0,
-            max_ms=0,
-        )
-        expected_s = max(seconds, MIN_RUNS * float(np.median(warm["times_ms"])) / 1e3)
+def _once(session: AgentSession, files: Sequence[str], threads: int, seconds: float) -> DeviceRun:
+    """The first file's run, in turns with the second one where there is one (ABBA)."""
+    with ExitStack() as opened:
+        numbers = [opened.enter_context(session.opened(path, threads)) for path in files]
+        part_s = seconds / PARTS / len(numbers)
+        expected_s = {}
+        for number in numbers:
+            warm = session.ask(
+                "time",
+                timeout_s=LONG_S,
+                session=number,
+                warmup=0,
+                min_runs=WARMUPS,
+                min_ms=0,
+                max_ms=0,
+            )
+            expected_s[number] = max(part_s, PART_RUNS * float(np.median(warm["times_ms"])) / 1e3)
         before = session.ask("environment")
-        answer = session.ask(
-            "time",
-            timeout_s=60 + 4 * expected_s,
-            session=number,
-            warmup=0,
-            min_runs=MIN_RUNS,
-            min_ms=seconds * 1e3,
-            max_ms=2 * expected_s * 1e3,
-        )
-        return summarize(answer, threads, before, session.ask("environment"))
+        parts: dict[int, list[Mapping[str, Any]]] = {number: [] for number in numbers}
+        for part in range(PARTS):
+            for number in numbers if part % 2 == 0 else numbers[::-1]:
+                answer = session.ask(
+                    "time",
+                    timeout_s=60 + 4 * expected_s[number],
+                    session=number,
+                    warmup=len(numbers) - 1,  # after the other file: the first run fills caches
+                    min_runs=PART_RUNS,
+                    min_ms=part_s * 1e3,
+                    max_ms=2 * expected_s[number] * 1e3,
+                )
+                parts[number].append(answer)
+        after = session.ask("environment")
+    own, *others = parts.values()
+    return summarize(own, threads, before, after, beside=others[0] if others else ())
