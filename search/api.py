@@ -51,6 +51,7 @@ def compress(
     test: str | Path | None = None,
     image_size: int | str | None = None,
     preprocess: str | Path | None = None,
+    groups: str | None = None,
     technique: Sequence[str] = (),
     metric: Literal["accuracy", "balanced_accuracy", "f1", "agreement"] | None = None,
     sampler: Literal["tpe", "gp", "nsga2", "random"] | None = None,

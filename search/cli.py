@@ -130,6 +130,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--image-size", metavar="N|HxW", help="pixels to which images are resized")
     add("--preprocess", type=Path, metavar="FILE", help="JSON with size, resize, mean, std")
     add(
+        "--groups",
+        metavar="SPEC",
+        help="images that belong together, of one patient or video, stay in one split and are "
+        "resampled together in the proof: column:NAME (parquet, npz), file:PATH (CSV of image "
+        "and group) or pattern:REGEX over file names, such as 'pattern:(patient[0-9]+)'",
+    )
+    add(
         "--technique",
         action="append",
         default=[],
@@ -364,6 +371,7 @@ def request_of(
         test=args.test,
         image_size=parse_image_size(args.image_size) if args.image_size else None,
         preprocess=args.preprocess,
+        groups=args.groups,
         seed=args.seed,
         metric=args.metric,
     )

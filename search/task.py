@@ -88,13 +88,22 @@ def _size(sides: Sequence[int] | None) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Split:
-    """Images, uint8 (N, C, H, W), and their classes, int64 (N,)."""
+    """Images, uint8 (N, C, H, W), and their classes, int64 (N,).
+
+    ``groups``, int64 (N,), are shared by images that are not independent; None where all are.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    groups: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, indices: NDArray[np.integer[Any]]) -> Split:
+        """The images at ``indices``."""
+        groups = None if self.groups is None else self.groups[indices]
+        return Split(self.images[indices], self.labels[indices], groups)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from evaluators.tasks.grouped import grouped_drop, grouped_share_drop
 from evaluators.tasks.paired import binomial_bound, exact_bound, exact_is_quick, score_bound
 from evaluators.tasks.resampled import Classes, f1, recall, resampled_drop
 
 Metric = Literal["accuracy", "balanced_accuracy", "f1", "agreement"]
-Method = Literal["exact", "score", "clopper-pearson", "bootstrap"]
+Method = Literal["exact", "score", "clopper-pearson", "bootstrap", "group bootstrap"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class DropBound:
     """A drop in a score and its one-sided upper bound, as fractions (0.03 is three points).
 
     ``lost`` images went from right to wrong, ``gained`` from wrong to right, out of ``images``.
+    ``groups``: how many groups of images that are not independent there were, where known.
     """
 
     drop: float
@@ -36,6 +38,7 @@ class DropBound:
     lost: int
     gained: int
     method: Method
+    groups: int | None = None
 
     def shows(self, max_drop: float) -> bool:
         """Whether the drop is shown to be at most ``max_drop``."""
@@ -77,19 +80,23 @@ def metric_drop_bound(
     candidate: Classes,
     confidence: float,
     seed: int = 0,
+    groups: Classes | None = None,
 ) -> DropBound:
     """The drop in any metric, from labels and both models' predicted classes, each (n,).
 
     ``balanced_accuracy`` is the mean recall and ``f1`` the mean F1 over the classes that occur
     in ``labels``. The drop in ``agreement`` is the share of images on which the candidate
     departs from the baseline, right or wrong; labels don't matter to it. ``seed`` matters only
-    to the two bounds that resample.
+    to the bounds that resample. Images that share a number in ``groups``, (n,), are resampled
+    together.
 
     Raises:
         ValueError: the arrays differ in shape, or are empty.
     """
     _check_paired(labels, baseline)
     _check_paired(labels, candidate)
+    if groups is not None:
+        return _grouped(metric, labels, baseline, candidate, confidence, seed, groups)
     if metric == "accuracy":
         return drop_bound(baseline == labels, candidate == labels, confidence)
     if metric == "agreement":
@@ -103,6 +110,30 @@ def metric_drop_bound(
     lost = int(np.sum(right_before & ~right_after))
     gained = int(np.sum(~right_before & right_after))
     return DropBound(drop, bound, confidence, labels.size, lost, gained, "bootstrap")
+
+
+def _grouped(
+    metric: Metric,
+    labels: Classes,
+    baseline: Classes,
+    candidate: Classes,
+    confidence: float,
+    seed: int,
+    groups: Classes,
+) -> DropBound:
+    if metric == "agreement":
+        lost, gained = baseline != candidate, np.zeros(labels.size, np.bool_)
+    else:
+        right_before, right_after = baseline == labels, candidate == labels
+        lost, gained = right_before & ~right_after, ~right_before & right_after
+    if metric in ("accuracy", "agreement"):
+        drop, bound = grouped_share_drop(lost, gained, groups, confidence, seed)
+    else:
+        score = recall if metric == "balanced_accuracy" else f1
+        drop, bound = grouped_drop(score, labels, baseline, candidate, groups, confidence, seed)
+    counts = int(lost.sum()), int(gained.sum())
+    number = len(np.unique(groups))
+    return DropBound(drop, bound, confidence, labels.size, *counts, "group bootstrap", number)
 
 
 def images_needed(bound: DropBound, max_drop: float) -> int | None:

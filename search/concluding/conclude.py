@@ -49,8 +49,10 @@ class TestSplit:
         self.metric = metric
         # A copy of an image says nothing new about others: each counts once.
         first = distinct(data.test.images)
-        pixels = data.preprocess.apply(data.test.images[first])
-        self._context = replace(context, images=pixels, labels=data.test.labels[first])
+        once = data.test.take(first)
+        pixels = data.preprocess.apply(once.images)
+        self._context = replace(context, images=pixels, labels=once.labels)
+        self._groups = once.groups
         self._predictions: dict[Path, NDArray[np.int64]] = {}
         self.repeated = len(data.test) - len(first)
         self.missing = missing_classes(data) if metric in MEANS else ()
@@ -77,12 +79,14 @@ class TestSplit:
             self._baseline,
             self.predictions(model),
             confidence,
+            groups=self._groups,
         )
 
     def quality(self, model: Path) -> Evaluation:
         """Metric and drop on the test images; its bound only where there is one that holds."""
         figures = score(self.predictions(model), self._context)
-        return Evaluation.of(f for f in figures if f.name != "drop_bound" or not self.missing)
+        holds = not self.missing and self._groups is None  # it takes images as independent
+        return Evaluation.of(f for f in figures if f.name != "drop_bound" or holds)
 
     def full(self, model: Path) -> Evaluation:
         """Metric and drop and, where it is measured, a longer look at the latency."""

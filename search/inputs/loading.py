@@ -32,7 +32,7 @@ from search.inputs.models.peeling import Candidate
 from search.inputs.models.weights import check_tensors, read_weights
 from search.inputs.sources import find_source
 from search.running.fingerprint import data_fingerprint
-from search.task import DataSet, Metric, Preprocess, Split, Task
+from search.task import DataSet, Metric, Preprocess, Task
 
 DEFAULT_MODEL = "torchvision:resnet18"
 DEFAULT_DATA = "digits"
@@ -50,6 +50,7 @@ def load_task(
     test: Path | None = None,
     image_size: tuple[int, int] | None = None,
     preprocess: Path | None = None,
+    groups: str | None = None,
     seed: int = 0,
     metric: Metric = "accuracy",
 ) -> Task:
@@ -58,8 +59,8 @@ def load_task(
     Instead of its name, ``model`` may be a module with its weights or a function that makes one,
     and ``data`` whatever a data function may return. ``train``, ``val`` and ``test`` are folders,
     instead of ``data``; ``image_size`` is (height, width) in pixels; ``preprocess`` a JSON file
-    of size, resize, mean and std. With the metric ``agreement`` the labels are the given model's
-    own predictions.
+    of size, resize, mean and std; ``groups`` says which images stay in one split. With the metric
+    ``agreement`` the labels are the given model's own predictions.
 
     Raises:
         InputError: what is named can't be found, doesn't fit together or breaks a rule.
@@ -94,13 +95,13 @@ def load_task(
     if len(classes) != build.classes:
         classes = tuple(str(number) for number in range(build.classes))
 
-    splits, notes = assemble(raw, size, build.channels, seed, resize)
+    splits, notes = assemble(raw, size, build.channels, seed, resize, groups)
     chosen = choose_preprocess(
         stated, None if fitted is None else declared, splits["train"].images, resize
     )
     if metric == "agreement" and fitted is not None:
         splits = {
-            name: Split(split.images, _predict(build, fitted, chosen, split.images))
+            name: replace(split, labels=_predict(build, fitted, chosen, split.images))
             for name, split in splits.items()
         }
     notes += check_splits(splits, classes, metric)
@@ -110,7 +111,7 @@ def load_task(
     data_set = DataSet(
         name=raw.name,
         train=splits["train"],
-        calibration=Split(splits["train"].images[part], splits["train"].labels[part]),
+        calibration=splits["train"].take(part),
         validation=splits["validation"],
         test=splits["test"],
         classes=classes,

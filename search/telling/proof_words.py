@@ -83,7 +83,10 @@ class ProofOutcome:
         if self.kind == "untouched":
             return ""
         title = words.metric_title(self.metric)
-        seen = f"On {self.bound.images:,} test images its {title} {_changed(self.bound.drop)}"
+        groups = "" if self.bound.groups is None else f" of {self.bound.groups:,} groups"
+        seen = (
+            f"On {self.bound.images:,} test images{groups} its {title} {_changed(self.bound.drop)}"
+        )
         if self.own_bound is None:
             return f"{seen}."
         return f"{seen}; its own bound, read alone, is {words.points(self.own_bound)}."
@@ -123,7 +126,8 @@ class ProofOutcome:
             )
         if self.needed is None:
             return "More test images may show it."
-        return f"About {self.needed:,} test images like these would be enough."
+        like = "" if self.bound.groups is None else ", of as many more groups,"
+        return f"About {self.needed:,} test images like these{like} would be enough."
 
     @property
     def sentences(self) -> str:

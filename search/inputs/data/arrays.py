@@ -8,7 +8,7 @@ of floats 0..1; labels are integers from 0, (N,) or (N, 1), and may be left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,15 @@ def find_names(names: list[str]) -> dict[SplitName, tuple[str, str | None]]:
     return found
 
 
-def from_arrays(name: str, arrays: Mapping[str, Any], origin: str) -> RawData:
+def from_arrays(
+    name: str,
+    arrays: Mapping[str, Any],
+    origin: str,
+    fetch: Callable[[str], Any] | None = None,
+) -> RawData:
     """The splits in a mapping of arrays; ``origin`` is what messages call it.
+
+    ``fetch`` gives other arrays of the same origin by name (KeyError where there is none).
 
     Raises:
         InputError: an array is missing, or of a wrong shape, type or range.
@@ -66,7 +73,43 @@ def from_arrays(name: str, arrays: Mapping[str, Any], origin: str) -> RawData:
                     f"{images_name!r} and {len(labels)} in {labels_name!r}; make them match"
                 )
         splits[split] = RawSplit(ArrayImages(pixels), labels)
-    return RawData(name, splits, _classes(arrays, splits, origin))
+
+    def column(title: str) -> dict[SplitName, NDArray[Any]]:
+        get = fetch or arrays.__getitem__
+        return {
+            split: _column(get, _beside(images, title), len(splits[split].images), origin)
+            for split, (images, _) in found.items()
+        }
+
+    return RawData(name, splits, _classes(arrays, splits, origin), column=column)
+
+
+def _beside(images: str, title: str) -> str:
+    """The array that says more of ``images``: ``train_patient`` beside ``train_images``."""
+    for image_name in IMAGE_NAMES:
+        if images.lower() == image_name:
+            return title
+        for split in SPLIT_NAMES:
+            if images.lower() == f"{split}_{image_name}":
+                return f"{images[: len(split)]}_{title}"
+            if images.lower() == f"{image_name}_{split}":
+                return f"{title}_{images[len(image_name) + 1 :]}"
+    return title
+
+
+def _column(get: Callable[[str], Any], title: str, images: int, origin: str) -> NDArray[Any]:
+    try:
+        values = np.asarray(get(title))
+    except KeyError:
+        raise InputError(
+            f"--groups column: must name an array beside the images, but {origin} has no {title!r}"
+        ) from None
+    if values.shape != (images,) or values.dtype.kind not in "biufUS":
+        raise InputError(
+            f"{title!r} of {origin} must hold one number or text for each of {images} images, but "
+            f"is {values.dtype} of shape {values.shape}"
+        )
+    return values
 
 
 def to_pixels(images: Any, name: str) -> Pixels:

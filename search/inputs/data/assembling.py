@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from hardware_profiles.host import available_bytes
 from search.errors import InputError
 from search.inputs.data.encoded import broken_note
+from search.inputs.data.grouping import groups_of
 from search.inputs.data.photo import SQUASHED, Resize
 from search.inputs.data.raw import BrokenImagesError, Pixels, RawData, RawSplit, SplitName
 from search.inputs.data.splitting import (
     CALIBRATION_IMAGES,
     group_duplicates,
+    joined,
     missing_shares,
+    split_groups,
     split_indices,
 )
 from search.task import Metric, Split
@@ -47,56 +50,69 @@ def check_source(raw: RawData, metric: Metric) -> None:
 
 
 def assemble(
-    raw: RawData, size: tuple[int, int], channels: int, seed: int, resize: Resize = SQUASHED
+    raw: RawData,
+    size: tuple[int, int],
+    channels: int,
+    seed: int,
+    resize: Resize = SQUASHED,
+    groups: str | None = None,
 ) -> tuple[dict[SplitName, Split], list[str]]:
     """The three splits at ``size``, gray repeated where the network takes 3 channels; and notes.
 
     Where some images are gray and others color, all become color.
 
     Splits that the source lacks are made from its ``train``. Images without labels get label 0.
+    ``groups`` names the images that are kept in one split, as ``grouping`` says.
 
     Raises:
-        InputError: the images don't fit into memory, or one can't be decoded.
+        InputError: the images don't fit into memory, one can't be decoded, or groups can't be
+            told.
     """
     _check_memory(raw, size, channels)
+    together = groups_of(raw, groups) if groups else {}
     given: dict[SplitName, Split] = {}
-    groups: dict[SplitName, NDArray[np.int64]] = {}
+    copies: dict[SplitName, NDArray[np.int64]] = {}
     most = max(split.images.channels for split in raw.splits.values())
     decoded: dict[SplitName, Pixels] = {}
     labeled: dict[SplitName, NDArray[np.int64] | None] = {}
     broken: list[str] = []
     for name, split in raw.splits.items():
-        pixels, labeled[name], names = _decoded(split, size, resize)
+        pixels, labeled[name], names, passed = _decoded(split, size, resize)
+        if groups:
+            together[name] = np.delete(together[name], passed)
         decoded[name] = _repeat(pixels, most)
         broken += names
     numbers = group_duplicates(chain.from_iterable(decoded.values()))
     for name, pixels in decoded.items():
-        groups[name], numbers = numbers[: len(pixels)], numbers[len(pixels) :]
+        copies[name], numbers = numbers[: len(pixels)], numbers[len(pixels) :]
         labels = labeled[name]
         if labels is None:
             labels = np.zeros(len(pixels), np.int64)
-        given[name] = Split(_repeat(pixels, channels), labels)
-    notes = _mixed(raw) + _shared(groups)
+        given[name] = Split(_repeat(pixels, channels), labels, together.get(name))
+    notes = _mixed(raw) + _shared(copies) + _leaking(together)
     if broken:
         notes.append(broken_note(broken))
     whole = given["train"]
-    parts = split_indices(whole.labels, groups["train"], missing_shares(list(given)), seed)
+    shares = missing_shares(list(given))
+    if whole.groups is None:
+        parts = split_indices(whole.labels, copies["train"], shares, seed)
+    else:
+        parts = split_groups(whole.labels, joined(whole.groups, copies["train"]), shares, seed)
     made: Mapping[SplitName, Split] = {
-        name: Split(whole.images[indices], whole.labels[indices])
-        for name, indices in parts.items()
+        name: whole.take(indices) for name, indices in parts.items()
     }
     return {**given, **made}, notes
 
 
 def _decoded(
     split: RawSplit, size: tuple[int, int], resize: Resize
-) -> tuple[Pixels, NDArray[np.int64] | None, list[str]]:
-    """Pixels and labels of a split, and the names of images that are passed over."""
+) -> tuple[Pixels, NDArray[np.int64] | None, list[str], list[int]]:
+    """Pixels and labels of a split, and the names and indices of images that are passed over."""
     try:
-        return split.images.pixels(size, resize), split.labels, []
+        return split.images.pixels(size, resize), split.labels, [], []
     except BrokenImagesError as error:
         labels = None if split.labels is None else np.delete(split.labels, error.indices)
-        return error.others, labels, error.names
+        return error.others, labels, error.names, error.indices
 
 
 def check_splits(
@@ -152,6 +168,19 @@ def _shared(groups: Mapping[SplitName, NDArray[np.int64]]) -> list[str]:
             notes.append(
                 f"{count} of {len(numbers)} images of the {name} split are in the train split "
                 f"too, pixel by pixel: its accuracy is too high"
+            )
+    return notes
+
+
+def _leaking(together: Mapping[SplitName, NDArray[np.int64]]) -> list[str]:
+    """Notes on groups of the source's own splits that are in its ``train`` as well."""
+    notes = []
+    for name, numbers in together.items():
+        count = 0 if name == "train" else len(np.intersect1d(numbers, together["train"]))
+        if count:
+            notes.append(
+                f"{count} of {len(np.unique(numbers))} groups of the {name} split have images in "
+                f"the train split, too: its accuracy is too high"
             )
     return notes
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,7 @@ def load(argument: str) -> RawData:
         f"{argument!r} holds the splits {', '.join(p.name for p in splits.values())}; left out, "
         f"since they are none: {', '.join(map(repr, others))}"
     )
-    return RawData(root.resolve().name, raw.splits, raw.classes, notes=(note, *raw.notes))
+    return replace(raw, name=root.resolve().name, notes=(note, *raw.notes))
 
 
 def load_splits(folders: Mapping[SplitName, Path]) -> RawData:
@@ -93,7 +93,8 @@ def load_splits(folders: Mapping[SplitName, Path]) -> RawData:
                 f"a class folder's name must be printable UTF-8, but {name!r} is not; rename it"
             )
     left_out = _LeftOut()
-    splits = {split: _load_split(folder, classes, left_out) for split, folder in folders.items()}
+    loaded = {split: _load_split(folder, classes, left_out) for split, folder in folders.items()}
+    splits = {split: raw for split, (raw, _) in loaded.items()}
     unlabeled = [split for split, raw in splits.items() if raw.labels is None]
     if unlabeled and len(unlabeled) < len(splits):
         raise InputError(
@@ -104,7 +105,11 @@ def load_splits(folders: Mapping[SplitName, Path]) -> RawData:
     name = folders["train"].resolve().name
     if len(folders) > 1 and len(parents) == 1:
         name = parents.pop().name
-    return RawData(name, splits, classes, notes=left_out.notes())
+    names = {
+        split: tuple(os.path.relpath(path, folders[split]) for path in paths)
+        for split, (_, paths) in loaded.items()
+    }
+    return RawData(name, splits, classes, notes=left_out.notes(), names=names)
 
 
 @dataclass
@@ -146,12 +151,15 @@ def _splits(folders: Sequence[Path]) -> dict[SplitName, Path] | None:
     return splits
 
 
-def _load_split(folder: Path, classes: Sequence[str], left_out: _LeftOut) -> RawSplit:
+def _load_split(
+    folder: Path, classes: Sequence[str], left_out: _LeftOut
+) -> tuple[RawSplit, list[str]]:
+    """The split, and its images' paths in their order."""
     class_folders = _folders(folder)
     if not class_folders:
         images, _, broken = scan(_images(folder, left_out))
         left_out.broken += broken
-        return RawSplit(images, None)
+        return RawSplit(images, None), [item.name for item in images.items]
     unknown = sorted({path.name for path in class_folders} - set(classes))
     if unknown:
         raise InputError(
@@ -170,7 +178,8 @@ def _load_split(folder: Path, classes: Sequence[str], left_out: _LeftOut) -> Raw
     images, kept, broken = scan(items)
     left_out.broken += broken
     left_out.kinds = +left_out.kinds
-    return RawSplit(images, np.array(labels, np.int64)[kept])
+    names = [item.name for item in images.items]
+    return RawSplit(images, np.array(labels, np.int64)[kept]), names
 
 
 def _check_not_empty(folder: Path) -> None:

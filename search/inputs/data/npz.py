@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,4 +62,26 @@ def load(argument: str) -> RawData:
             f"npz: must name a file of numpy.savez with plain arrays, but {argument!r} can't be "
             f"read: {reason[:160]}; save it again as arrays of numbers"
         ) from error
-    return from_arrays(path.stem, arrays, repr(argument))
+    return from_arrays(path.stem, arrays, repr(argument), partial(_fetched, path))
+
+
+def _fetched(path: Path, name: str) -> Any:
+    """Another array of the file.
+
+    Raises:
+        InputError: it can't be read.
+        KeyError: there is none of that name.
+    """
+    try:
+        with open_regular(path) as content, np.load(content, allow_pickle=False) as file:
+            if name not in file.files:
+                raise KeyError(name)
+            check_size(file.zip.getinfo(f"{name}.npy").file_size, f"{name!r} of {str(path)!r}")
+            return file[name]
+    except (InputError, KeyError):
+        raise
+    except Exception as error:  # damaged bytes make the reader raise anything
+        raise InputError(
+            f"{name!r} of {str(path)!r} must be a plain array, but can't be read: "
+            f"{one_line(error)[:160]}"
+        ) from error

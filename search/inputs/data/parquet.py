@@ -12,6 +12,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hardware_profiles.regular_files import open_regular
 from search.errors import InputError
 from search.inputs.data.arrays import class_names, to_labels
@@ -71,15 +74,30 @@ def load(argument: str) -> RawData:
         )
     splits: dict[SplitName, RawSplit] = {}
     broken: list[str] = []
+    readable_rows: dict[SplitName, NDArray[np.intp]] = {}
     for split, encoded in items.items():
         readable, kept, names_of_broken = scan(encoded)
+        readable_rows[split] = kept
         classes = to_labels(labels[split], f"the labels of {argument!r}")
         splits[split] = RawSplit(readable, classes[kept])
         broken += names_of_broken
     every = [split.labels for split in splits.values() if split.labels is not None]
     titles = tuple(class_names(every, names, repr(argument)))
     notes = (broken_note(broken),) if broken else ()
-    return RawData(Path(argument).stem, splits, titles, notes=notes)
+
+    def column(title: str) -> dict[SplitName, NDArray[Any]]:
+        values: dict[SplitName, list[Any]] = defaultdict(list)
+        for path in _paths(argument):
+            table = _read(path)
+            if title not in table.column_names:
+                raise InputError(
+                    f"--groups column: must name a column, but {str(path)!r} has "
+                    f"{', '.join(table.column_names)} and no {title!r}"
+                )
+            values[_split_of(path)] += [str(value) for value in table.column(title).to_pylist()]
+        return {split: np.array(values[split])[rows] for split, rows in readable_rows.items()}
+
+    return RawData(Path(argument).stem, splits, titles, notes=notes, column=column)
 
 
 def _paths(argument: str) -> list[Path]:

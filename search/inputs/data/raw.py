@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,13 +74,20 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawData:
-    """What a source gives: splits of its own, or ``train`` alone, from which all are made."""
+    """What a source gives: splits of its own, or ``train`` alone, from which all are made.
+
+    ``names`` are those of image files, relative to the split's folder. ``column`` gives what else
+    the source knows of each image, by the column's name; it raises InputError where there is none.
+    Both are in the order of the images.
+    """
 
     name: str
     splits: Mapping[SplitName, RawSplit]
     classes: tuple[str, ...]  # empty where the source has no labels
     size: tuple[int, int] | None = None  # of the stored images, where the source prefers one
     notes: tuple[str, ...] = ()
+    names: Mapping[SplitName, tuple[str, ...]] = field(default_factory=dict)
+    column: Callable[[str], Mapping[SplitName, NDArray[Any]]] | None = None
 
 
 @dataclass(frozen=True)

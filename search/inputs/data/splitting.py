@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from search.inputs.data.raw import Pixels, SplitName
 
@@ -54,6 +55,43 @@ def split_indices(
             chosen[name].extend(in_class[position])
             missing[name] -= len(in_class[position])
     return {name: np.array(sorted(indices), np.int64) for name, indices in chosen.items()}
+
+
+def split_groups(
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    shares: Mapping[SplitName, float],
+    seed: int,
+) -> dict[SplitName, NDArray[np.int64]]:
+    """The same where groups are large and of several classes: each is in one split.
+
+    Large ones first, each goes where its classes are missed most. What one group is too large
+    for is as far from its share as that group is large.
+    """
+    random = np.random.default_rng(seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    total = sum(shares.values())
+    missing = {name: share / total * counts for name, share in shares.items()}
+    chosen: dict[SplitName, list[int]] = {name: [] for name in shares}
+    order = random.permutation(len(members)).tolist()
+    for position in sorted(order, key=lambda position: -len(members[position])):
+        inside = members[position]
+        has = np.bincount(np.searchsorted(classes, labels[inside]), minlength=len(classes))
+        name = max(missing, key=lambda name: float((missing[name] / counts) @ has))
+        chosen[name].extend(inside.tolist())
+        missing[name] = missing[name] - has
+    return {name: np.array(sorted(indices), np.int64) for name, indices in chosen.items()}
+
+
+def joined(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers, (N,), that images share which are linked by either of two groupings."""
+    # Each image is an edge from its group of the one kind to its group of the other.
+    first = int(one.max()) + 1
+    size = first + int(other.max()) + 1
+    edges = sparse.coo_array((np.ones(len(one)), (one, first + other)), shape=(size, size))
+    _, numbers = sparse.csgraph.connected_components(edges, directed=False)
+    return np.asarray(numbers[one], np.int64)
 
 
 def stratified_part(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:

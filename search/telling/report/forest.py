@@ -26,6 +26,7 @@ class Forest:
     rows: tuple[ForestRow, ...]
     zero_at: float
     limit_at: float
+    groups: int | None  # of test images, where they are known
 
 
 def forest(result: SearchResult) -> Forest:
@@ -43,4 +44,5 @@ def forest(result: SearchResult) -> Forest:
         ),
         zero_at=at(0),
         limit_at=at(result.limits.max_drop),
+        groups=bounds[0].groups if bounds else None,
     )
