@@ -12,6 +12,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,10 @@ class SimulatedFile:
 
 
 class SimulatedMachine:
-    """Answers what ``evaluators.latency.host`` asks of an agent; time passes as it does."""
+    """Answers what ``evaluators.latency.host`` asks of an agent; time passes as it does.
+
+    A file on disk holds the name of its simulated file, so that a copy runs as the original.
+    """
 
     def __init__(
         self,
@@ -67,7 +71,7 @@ class SimulatedMachine:
     @contextlib.contextmanager
     def opened(self, model: str, threads: int) -> Iterator[int]:
         number = max(self._open, default=0) + 1
-        self._open[number] = model.rpartition("/")[2]
+        self._open[number] = Path(model).read_text()
         self.wait(OPEN_S)
         yield number
         del self._open[number]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from evaluators import EvaluationContext, Measurement
 from evaluators.latency import host as latency_host
 from evaluators.latency import lease
 from evaluators.latency.drift import BestLog
-from evaluators.latency.host import HostLatency, measure
+from evaluators.latency.host import HostLatency, HostLatencyEvaluator, measure
 from evaluators.latency.interval import Interval, geometric_interval
+from hardware_profiles.host import detect_host
 from tests.simulated_machine import SimulatedFile, SimulatedMachine
 
 SMALL = SimulatedFile(0.0266, slow_mode=1.28, neighbor=1.0, drift=0.003)
@@ -26,10 +29,10 @@ def machines(tmp_path, monkeypatch):
     """Installs a machine in place of this one; a new one knows nothing yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lease, "lease_folder", lambda: tmp_path)
-    for name in FILES:
-        Path(name).write_text(name)
 
     def install(machine: SimulatedMachine) -> SimulatedMachine:
+        for name in machine.files:
+            Path(name).write_text(name)
         monkeypatch.setattr(latency_host, "_best", BestLog(lambda: machine.now_s))
         monkeypatch.setattr(latency_host._agent, "get", lambda: machine)
         clock = SimpleNamespace(monotonic=lambda: machine.now_s)
@@ -98,16 +101,17 @@ def test_a_search_s_measurements_hold_the_quiet_ratio(machines, other, useful, n
     assert half_width(found) < useful
 
 
-def test_all_rounds_of_an_unlike_file_do_not_hold_the_quiet_ratio():
+def test_all_rounds_of_an_unlike_file_do_not_hold_the_quiet_ratio(machines):
     found = [
-        all_rounds(SimulatedMachine(FILES, seed), "small", "large") for seed in range(REPEATS)
+        all_rounds(machines(SimulatedMachine(FILES, seed)), "small", "large")
+        for seed in range(REPEATS)
     ]
     assert coverage(found, SMALL.quiet_ms / LARGE.quiet_ms) < 0.6
 
 
-def test_clock_times_of_interrupted_runs_make_any_interval_wide():
+def test_clock_times_of_interrupted_runs_make_any_interval_wide(machines):
     found = [
-        all_rounds(SimulatedMachine(FILES, seed, neighbor=True), "small", "large")
+        all_rounds(machines(SimulatedMachine(FILES, seed, neighbor=True)), "small", "large")
         for seed in range(REPEATS)
     ]
     assert half_width(found) > 0.2
@@ -140,3 +144,35 @@ def test_latency_in_ms_is_as_sure_as_the_fast_mode_is_known(machines):
         machine.wait(5.0)
     assert widths[0] > 0.1
     assert widths[-1] < 0.02
+
+
+def candidates(rng: np.random.Generator) -> dict[str, SimulatedFile]:
+    """Files of a search whose fastest is eventually the small one, in order of their turn."""
+    quiet_ms = [LARGE.quiet_ms, 1.0, *(SMALL.quiet_ms * np.exp(rng.uniform(0, 0.8, 8)))]
+    files = {"large": LARGE}
+    for i, each in enumerate(quiet_ms[1:]):
+        files[f"candidate{i}"] = dataclasses.replace(SMALL, quiet_ms=float(each))
+    return files
+
+
+def test_a_search_s_latencies_hold_the_quiet_ones(machines, tmp_path):
+    held, errors = [], []
+    for seed in range(25):
+        files = candidates(np.random.default_rng(seed))
+        machine = machines(SimulatedMachine(files, seed, slow_share=0.25))
+        given = EvaluationContext(
+            profile=detect_host(),
+            images=np.zeros((1, 3, 8, 8), np.float32),
+            labels=np.zeros(1, np.int64),
+            scratch=tmp_path / str(seed),
+            baseline=Path("large"),
+        )
+        for name, file in files.items():
+            found: Measurement = HostLatencyEvaluator().evaluate(Path(name), given)[0]
+            assert found.low is not None
+            assert found.high is not None
+            held.append(found.low <= file.quiet_ms <= found.high)
+            errors.append(abs(np.log(found.value / file.quiet_ms)))
+            machine.wait(5.0)
+    assert np.mean(held) >= 0.9
+    assert np.median(errors) < 0.02
