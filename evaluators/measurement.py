@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 EVALUATION_VERSION = 1
-Source = Literal["measured", "estimated"]
+Source = Literal["measured", "estimated", "exact"]
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One figure about one exported file.
 
-    ``name`` ends in its unit where it has one (``latency_ms``, ``size_bytes``). ``low`` and
+    ``name`` ends in its unit where it has one (``latency_ms``, ``size_bytes``). ``exact`` is what
+    was counted in the file itself: another look gives the same. ``low`` and
     ``high`` bound the figure where that is known: a confidence interval for what was measured,
     the held-out error for what was estimated. ``how`` is one sentence with runtime and version,
     threads and device (or profile), enough to repeat it. ``detail`` is JSON; where ``how`` ends in

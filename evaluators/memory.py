@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 from evaluators.evaluator import EvaluationContext
 from evaluators.measurement import Measurement
 from hardware_profiles.devices.device import HOST
 from hardware_profiles.devices.session import AgentSession
+from hardware_profiles.host import cpu_name
 
 
 class Memory:
@@ -36,18 +38,22 @@ class Memory:
                 agent.ask("time", session=session, warmup=0, min_runs=1, min_ms=0, max_ms=0)
                 peak = int(agent.ask("memory")["peak_bytes"])
             runtime = agent.about["onnxruntime"]
+        machine = platform.machine()
+        foreign = "" if context.profile.name == "host" else f", not on {context.profile.title}"
         how = (
-            f"peak resident memory of a fresh process on this host that loads the file and runs "
-            f"it once; onnxruntime {runtime}, 1 thread"
+            f"peak resident memory of a fresh process on this machine ({cpu_name()}, {machine})"
+            f"{foreign}, that loads the file and runs it once; onnxruntime {runtime}, 1 thread"
         )
+        detail = {"machine": machine}
         return (
-            Measurement("peak_memory_bytes", peak, "bytes", "measured", how),
+            Measurement("peak_memory_bytes", peak, "bytes", "measured", how, detail=detail),
             Measurement(
                 "peak_memory_above_floor_bytes",
                 peak - floor,
                 "bytes",
                 "measured",
                 f"{how}; less the {floor / 1e6:.0f} MB it takes before it loads the file",
+                detail=detail,
             ),
         )
 

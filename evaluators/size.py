@@ -25,7 +25,7 @@ class Size:
             OSError: the file cannot be read.
         """
         size = model.stat().st_size
-        return (Measurement("size_bytes", size, "bytes", "measured", "size of the ONNX file"),)
+        return (Measurement("size_bytes", size, "bytes", "exact", "size of the ONNX file"),)
 
 
 EVALUATOR = Size()

@@ -156,7 +156,7 @@ def check_evaluator(evaluator: Evaluator, model: Path, context: EvaluationContex
     assert len(set(names)) == len(names)
     for figure in found:
         assert math.isfinite(figure.value), figure.name
-        assert figure.source in ("measured", "estimated")
+        assert figure.source in ("measured", "estimated", "exact")
         assert len(figure.how) > 10, f"{figure.name} must say how, but says {figure.how!r}"
         assert "\n" not in figure.how
         for suffix, unit in UNITS.items():

@@ -1,5 +1,6 @@
 """Coefficients: their arithmetic, their fit, and what stands in the shipped profiles."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,6 +18,7 @@ from hardware_profiles.cli import main
 from hardware_profiles.commands import fit as fit_command
 from hardware_profiles.counts import (
     COUNT_COLUMNS,
+    LARGEST_OVER_MEAN,
     features,
     latency_ms,
     thread_factors,
@@ -299,6 +301,24 @@ def test_errors_are_what_was_promised() -> None:
         assert found.error_pct <= limit_pct
         assert found.rank_correlation >= 0.97
         assert found.largest_pct < 25
+
+
+def test_largest_error_at_several_threads_is_within_what_is_taken_for_it() -> None:
+    """What a profile states at one thread, and what 4.2 times the mean stands for at four."""
+    ratios = {}
+    for name, profile in FITTED.items():
+        model = model_of(profile)
+        for threads in map(int, model.threads):
+            with contextlib.suppress(ProfileError):  # too little was published
+                found = held_out(profile, model, threads)
+                ratios[name, threads] = found.largest_pct / found.error_pct
+                one = latency_ms(profile, dict.fromkeys(COUNT_COLUMNS, 1), threads)
+                within = (one.low_ms / one.latency_ms, one.high_ms / one.latency_ms)
+                held = within[0] <= (1 / found.ratio) * 1.001
+                assert held.all(), (name, threads)
+                assert ((1 / found.ratio) <= within[1] * 1.001).all(), (name, threads)
+    assert len(ratios) >= 4
+    assert max(ratios.values()) == pytest.approx(LARGEST_OVER_MEAN, rel=0.05)
 
 
 # What stands in the profiles.

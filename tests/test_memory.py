@@ -77,7 +77,7 @@ def test_size_is_that_of_the_file(small, context):
     assert (size.name, size.value, size.source) == (
         "size_bytes",
         len(small.read_bytes()),
-        "measured",
+        "exact",
     )
 
 

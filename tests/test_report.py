@@ -127,8 +127,8 @@ def test_headline_says_gain_over_both_baselines_and_the_drop():
     told = "".join(text for text, _ in headline(result)).replace("\u00a0", " ")
     stressed = [text.replace("\u00a0", " ") for text, strong in headline(result) if strong]
     assert re.fullmatch(
-        r"about [\d.]+× as fast as FP32 and about [\d.]+× as fast as the strongest simple "
-        r"baseline, "
+        r"about [\d.]+× \([\d.]+× to [\d.]+×\) as fast as FP32 and "
+        r"about [\d.]+× \([\d.]+× to [\d.]+×\) as fast as the strongest simple baseline, "
         r"for [\d.]+ points? of accuracy\.",
         told,
     )

@@ -10,18 +10,23 @@ import pytest
 from evaluators import Evaluation, Measurement
 from search.concluding.attribution import Saving
 from search.concluding.infeasible import Block, Part, Relaxed
+from search.telling import words
 from search.telling.report.verdict import verdict
 from search.telling.summary import (
     baseline_of,
     contender,
+    gained,
     review_command,
     simple_of,
     speedup,
+    speedup_interval,
     summary,
     table,
     to_json,
     winner_of,
 )
+from search.trial import Trial
+from spaces import CompressionPlan
 from tests.samples import sample_result
 
 FOLDER = Path("runs/solar cells")
@@ -349,3 +354,48 @@ def test_json_tells_the_closest_plan_and_what_relaxing_buys():
     (limit,) = told["limits"]
     assert list(limit["parts"]) == [{"name": "conv1", "share": 0.6}]
     assert limit["relaxed"][0]["option"] == "--max-latency"
+
+
+def contender_of(ms, low, high, number=1, ratio=None):
+    figures = [Measurement("latency_ms", ms, "ms", "estimated", "made up", low, high)]
+    if ratio:
+        figures.append(Measurement("latency_ratio", 0.5, "", "measured", "made up", *ratio))
+    plan = CompressionPlan({"made_up": {"number": number}} if number else {})
+    origin = "warm" if number else "baseline:fp32"
+    trial = Trial(number, plan, "complete", origin, Evaluation.of(figures))
+    return contender(trial, "accuracy")
+
+
+def test_interval_of_a_speedup_by_hand():
+    """Estimates: as if one were at its lowest and the other at its highest."""
+    whole, half = contender_of(100.0, 80.0, 120.0, 0), contender_of(50.0, 40.0, 60.0)
+    assert speedup_interval(whole, half) == (80 / 60, 120 / 40)
+    assert gained(whole, half) == "about 2× (1.3× to 3×)"
+    assert speedup_interval(whole, whole) is None
+    # Measured beside the untouched model: the ratio's own interval, and of two ratios both ends.
+    fast = contender_of(50.0, 40.0, 60.0, ratio=(0.4, 0.5))
+    faster = contender_of(25.0, 20.0, 30.0, 2, (0.2, 0.25))
+    assert speedup_interval(whole, fast) == (2.0, 2.5)
+    assert speedup_interval(fast, faster) == (0.4 / 0.25, 0.5 / 0.2)
+    assert speedup_interval(contender_of(9.0, None, None), half) is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((1.31, 2.99), "1.3× to 3×"),
+        ((187.0, 204.1), "180× to 210×"),
+        ((0.951, 1.0), "0.95× to 1×"),
+    ],
+)
+def test_interval_is_rounded_outwards(interval, said):
+    assert words.between(interval) == said
+
+
+def test_memory_says_on_which_machine_it_was_read():
+    result = sample_result(FOLDER)
+    memory = Measurement(
+        "peak_memory_bytes", 2e8, "bytes", "measured", "here", detail={"machine": "x86_64"}
+    )
+    winner = replace(result.winner, trial=with_figures(result.winner.trial, memory))
+    assert "peak memory on x86_64" in {row[0] for row in table(replace(result, winner=winner))[1]}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from evaluators.latency.analytic import estimate
 from search.app import Request, check_opt_in, exportable_network, training_epochs
 from search.deciding.baselines import simple_plans
 from search.inputs.data.assembling import needed_bytes
@@ -14,6 +19,7 @@ from search.telling import words
 from search.training.augment import VIEWS
 from search.training.speed import seconds_per_image
 from search.training.train import Hardware
+from spaces.files.export import export_onnx
 from spaces.space import SearchSpace
 from spaces.tracing.network import Network
 
@@ -177,12 +183,21 @@ def outline(request: Request) -> Outline:
         network=network,
         dimensions=len(space.dimensions),
         baselines=tuple(o.removeprefix("baseline:") for _, o in simple_plans(space)),
-        latency_ms=network.table.latency_ms(profile),
+        latency_ms=_untouched_ms(model, request),
         epochs=epochs,
         untouched_s=epochs
         * len(task.data.train)
         * seconds_per_image(task, model, network.table.macs, Hardware.detect()),
     )
+
+
+def _untouched_ms(model: nn.Module, request: Request) -> float:
+    """The untouched model's analytic estimate, made from its file as in a search."""
+    preprocess = request.task.data.preprocess
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(model.eval(), path, (preprocess.channels, *preprocess.size))
+        return estimate(path, request.profile).value
 
 
 def _inputs(network: Network) -> str:

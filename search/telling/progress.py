@@ -162,7 +162,8 @@ class Score:
         parts = [words.latency(latency_ms)]
         before = _latency_ms(self.baseline) if self.baseline else None
         if before and latency_ms and trial is not self.baseline:
-            parts.append(f"{words.ratio(before / latency_ms)} as fast as FP32")
+            told = words.about if _is_estimated(trial) else words.ratio
+            parts.append(f"{told(before / latency_ms)} as fast as FP32")
         quality = on_validation(trial, self.metric)
         reference = on_validation(self.baseline, self.metric) if self.baseline else None
         if quality:
@@ -328,6 +329,10 @@ def _time(seconds: float) -> str:
 
 def _latency_ms(trial: Trial) -> float | None:
     return value(figures_of(trial), "latency_ms")
+
+
+def _is_estimated(trial: Trial) -> bool:
+    return figures_of(trial)["latency_ms"].source == "estimated"
 
 
 def _faster(best: Trial | None, other: Trial) -> Trial:

@@ -200,10 +200,13 @@ def table(result: SearchResult) -> tuple[list[str], list[list[str]]]:
         ["proof", *_last(result, len(shown), lambda proof: proof.verdict)],
         ["latency", *(words.latency(value(c.figures, "latency_ms")) for _, c in shown)],
         ["latency is", *(_source(c, "latency_ms") for _, c in shown)],
-        ["speed-up", *(_speedup_with_interval(baseline, c) for _, c in shown)],
+        ["speed-up", *(gained(baseline, c) for _, c in shown)],
         ["size", *(words.size(value(c.figures, "size_bytes")) for _, c in shown)],
         ["size ratio", *(_smaller(baseline, c) for _, c in shown)],
-        ["peak memory", *(words.size(value(c.figures, "peak_memory_bytes")) for _, c in shown)],
+        [
+            _memory_title(winner or baseline),
+            *(words.size(value(c.figures, "peak_memory_bytes")) for _, c in shown),
+        ],
         ["above runtime floor", *(_above_floor(c) for _, c in shown)],
         [
             "peak of tensors",
@@ -401,21 +404,44 @@ def _source(point: Contender, name: str) -> str:
 
 
 def _relative_latency(point: Contender) -> float | None:
-    if point.trial.origin == "baseline:fp32":
-        return 1.0
-    return value(point.figures, "latency_ratio")
+    return 1.0 if _is_fp32(point) else value(point.figures, "latency_ratio")
 
 
-def _speedup_with_interval(baseline: Contender, other: Contender) -> str:
-    told = gained(baseline, other)
-    ratio = other.figures.measurements.get("latency_ratio")
-    if other.trial.number == baseline.trial.number or not (ratio and ratio.low and ratio.high):
-        return told
-    return f"{told} ({words.ratio(1 / ratio.high)} to {words.ratio(1 / ratio.low)})"
+def _is_fp32(point: Contender) -> bool:
+    return point.trial.origin == "baseline:fp32"
+
+
+def speedup_interval(reference: Contender, other: Contender) -> tuple[float, float] | None:
+    """Between what the speed-up lies; None where that is not known.
+
+    From the ratios that were measured beside the same file, else from the two latencies, as if
+    the one were at its lowest where the other is at its highest.
+    """
+    if other.trial.number == reference.trial.number:
+        return None
+    for name in ("latency_ratio", "latency_ms"):
+        after = _limits(other, name)
+        before = (1.0, 1.0) if name == "latency_ratio" and _is_fp32(reference) else None
+        before = before or _limits(reference, name)
+        if before and after:
+            return before[0] / after[1], before[1] / after[0]
+    return None
+
+
+def _limits(point: Contender, name: str) -> tuple[float, float] | None:
+    figure = point.figures.measurements.get(name)
+    return (figure.low, figure.high) if figure and figure.low and figure.high else None
 
 
 def gained(reference: Contender, other: Contender) -> str:
-    """How many times as fast, by as many digits as are known."""
+    """How many times as fast, and between what that lies: ``7.4× (7.1× to 7.7×)``."""
+    interval = speedup_interval(reference, other)
+    told = _times(reference, other)
+    return told if interval is None else f"{told} ({words.between(interval)})"
+
+
+def _times(reference: Contender, other: Contender) -> str:
+    """By as many digits as are known."""
     times = speedup(reference, other)
     latency = other.figures.measurements.get("latency_ms")
     if other.trial.number == reference.trial.number:
@@ -427,6 +453,13 @@ def gained(reference: Contender, other: Contender) -> str:
 def _smaller(baseline: Contender, other: Contender) -> str:
     before, after = value(baseline.figures, "size_bytes"), value(other.figures, "size_bytes")
     return words.ratio(before / after if before and after else None)
+
+
+def _memory_title(point: Contender) -> str:
+    """The row's title, with the machine on which the memory was read."""
+    figure = point.figures.measurements.get("peak_memory_bytes")
+    machine = (figure.detail or {}).get("machine") if figure else None
+    return f"peak memory on {machine}" if machine else "peak memory"
 
 
 def _above_floor(point: Contender) -> str:

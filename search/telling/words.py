@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from evaluators import Measurement
@@ -119,7 +120,7 @@ def source(measurement: Measurement | None) -> str:
     if measurement is None:
         return UNKNOWN
     low, high, value = measurement.low, measurement.high, measurement.value
-    if measurement.source == "measured" or low is None or high is None or value == 0:
+    if measurement.source != "estimated" or low is None or high is None or value == 0:
         return measurement.source
     if measurement.unit == "ms":
         return f"estimated, {latency(low)} to {latency(high)}"
@@ -132,6 +133,17 @@ def about(factor: float | None) -> str:
         return UNKNOWN
     digits = 1 if factor >= 100 else 2
     return f"about {ratio(float(f'{factor:.{digits}g}'))}"
+
+
+def between(interval: tuple[float, float]) -> str:
+    """``7.1× to 7.7×``, outwards to two digits: what is stated holds the interval."""
+    low, high = interval
+    return f"{ratio(_rounded(low, math.floor))} to {ratio(_rounded(high, math.ceil))}"
+
+
+def _rounded(value: float, whole: Callable[[float], int]) -> float:
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return whole(round(value / unit, 6)) * unit
 
 
 def brief(measurement: Measurement) -> str:
