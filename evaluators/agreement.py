@@ -105,6 +105,7 @@ def _compared(
             "flagged": flagged,
             "cause": likely_cause(model, profile, cpu_flags()) if flagged else None,
         },
+        repeatable=True,
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
+_READ = (1, EVALUATION_VERSION)  # version 1 did not say what is repeatable
 Source = Literal["measured", "estimated", "exact"]
 
 
@@ -19,7 +20,9 @@ class Measurement:
     ``high`` bound the figure where that is known: a confidence interval for what was measured,
     the held-out error for what was estimated. ``how`` is one sentence with runtime and version,
     threads and device (or profile), enough to repeat it. ``detail`` is JSON; where ``how`` ends in
-    a long account of the error, that is its ``error_how`` too.
+    a long account of the error, that is its ``error_how`` too. ``repeatable`` promises that the
+    same file has the same figure at any other moment, so that one that is kept will do; what a
+    clock or a sensor says is not, and what says nothing of it is not taken to be.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Measurement:
     low: float | None = None
     high: float | None = None
     detail: Mapping[str, Any] | None = None
+    repeatable: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,14 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that ``to_json`` wrote.
+        """The evaluation that ``to_json`` wrote, of this version or the one before.
 
         Raises:
             ValueError: another version.
         """
-        if data.get("version") != EVALUATION_VERSION:
+        if data.get("version") not in _READ:
             raise ValueError(
-                f"an evaluation's version must be {EVALUATION_VERSION}, "
+                f"an evaluation's version must be one of {_READ}, "
                 f"but got {data.get('version')!r}; evaluate again"
             )
         return cls.of(Measurement(**m) for m in data["measurements"])

@@ -25,7 +25,16 @@ class Size:
             OSError: the file cannot be read.
         """
         size = model.stat().st_size
-        return (Measurement("size_bytes", size, "bytes", "exact", "size of the ONNX file"),)
+        return (
+            Measurement(
+                "size_bytes",
+                size,
+                "bytes",
+                "exact",
+                "size of the ONNX file",
+                repeatable=True,
+            ),
+        )
 
 
 EVALUATOR = Size()

@@ -176,6 +176,7 @@ class Tensors:
                 f"live tensors plus CMSIS-NN scratch at the worst operator, in the file's order, "
                 f"for {context.profile.name}; weights stay in flash, the interpreter's own "
                 f"memory is not included",
+                repeatable=True,
             ),
         )
 

@@ -164,6 +164,12 @@ def check_evaluator(evaluator: Evaluator, model: Path, context: EvaluationContex
         assert (figure.low is None) == (figure.high is None)
         if figure.low is not None and figure.high is not None:
             assert figure.low <= figure.value <= figure.high
+    repeatable = {figure.name: figure.value for figure in found if figure.repeatable}
+    again = {figure.name: figure.value for figure in evaluator.evaluate(model, context)}
+    for name, value in repeatable.items():
+        # Of a process' memory a few pages are chance.
+        rel = 0.05 if name.startswith("peak_memory") else 0.0
+        assert again[name] == pytest.approx(value, rel=rel, abs=0.0), f"{name} must be repeatable"
     evaluation = Evaluation.of(found)
     assert Evaluation.from_json(json.loads(json.dumps(evaluation.to_json()))) == evaluation
 

@@ -17,10 +17,12 @@ import fake_jobs
 import lives
 import numpy as np
 import pytest
+import torch
 from backend_contract import BackendContract, Make, fake_job, ignore
 from benches import a_bench
 from networks import IMAGE, NETWORKS, seeded
 
+import evaluators
 import search.running.cache_key
 from evaluators import Evaluation, Measurement
 from hardware_profiles import load_profile
@@ -32,7 +34,8 @@ from search.running.backends.messages import job_to_json, outcome_from_json
 from search.running.cache import EvaluationCache
 from search.running.cache_key import bench_parts, job_key, sensitivity_key
 from search.training.job import Job, Outcome, Workbench, run_job
-from spaces import CompressionPlan
+from search.training.train import Hardware
+from spaces import CompressionPlan, technique
 from spaces.space import SearchSpace
 from spaces.techniques import pruning
 from spaces.tracing.network import trace
@@ -41,14 +44,14 @@ KEY = "a" * 64
 TARGET = "mcu"  # whose latency is estimated from shapes
 
 
-def an_outcome(folder: Path, source: str = "estimated", **figures: float) -> Outcome:
-    """An outcome with two files."""
+def an_outcome(folder: Path, repeatable: bool = True, **figures: float) -> Outcome:
+    """An outcome with two files; its latency is ``repeatable`` or not, all else is."""
     folder.mkdir(exist_ok=True)
     (folder / "model.onnx").write_bytes(b"the model")
     (folder / "weights.pt").write_bytes(b"the weights")
     found = {"accuracy": 0.9, "drop": 0.02, "drop_bound": 0.04, "latency_ms": 1.5, **figures}
     measurements = [
-        Measurement(n, v, "ms" if n.endswith("_ms") else "", source, "made up")  # type: ignore[arg-type]
+        Measurement(n, v, "", "measured", "made up", repeatable=repeatable or n != "latency_ms")
         for n, v in found.items()
     ]
     return Outcome(
@@ -252,7 +255,7 @@ CHANGES: dict[str, Callable[[Workbench], Workbench]] = {
     "metric": lambda b: _in_context(b, metric="f1"),
     "settings": lambda b: replace(b, settings=replace(b.settings, seed=1)),
     "ceilings": lambda b: replace(b, limits=Limits(0.03, max_size_bytes=20_000)),
-    "machine": lambda b: replace(
+    "hardware": lambda b: replace(
         b, hardware=replace(b.hardware, bfloat16=not b.hardware.bfloat16)
     ),
 }
@@ -316,6 +319,81 @@ def test_changed_code_changes_the_key(bench: Workbench, monkeypatch: pytest.Monk
         after = parts_of(bench)
         assert {name for name in before if before[name] != after[name]} == {part}
     search.running.cache_key._code.cache_clear()
+
+
+def test_other_gpu_changes_the_key(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same machine: another kind of GPU rounds differently."""
+    on_gpu = replace(bench, hardware=Hardware(torch.device("cuda"), bfloat16=True))
+    found = []
+    for name in ("H200", "T4"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, n=name: f"NVIDIA {n}")
+        found.append(parts_of(on_gpu))
+    assert {part for part in found[0] if found[0][part] != found[1][part]} == {"hardware"}
+
+
+SOMEBODYS = {
+    "technique": (
+        "from spaces.technique import Technique\n"
+        "from {helper} import hooks\n"
+        "class Bias(Technique):\n"
+        "    name, order, opt_in = 'bias', 50, True\n"
+        "TECHNIQUE = Bias()\n",
+        "compression_search.techniques]\nbias = {module}:TECHNIQUE",
+    ),
+    "module as evaluator": (
+        "name, cheap = 'nodes', True\n"
+        "def applies(context): return False\n"
+        "def evaluate(model, context):\n"
+        "    from {helper} import hooks\n",
+        "compression_search.evaluators]\nnodes = {module}",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SOMEBODYS)
+@pytest.mark.parametrize("where", ["in the package", "beside the module", "worked on"])
+def test_changed_code_of_others_changes_the_key(
+    what: str, where: str, bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry point's own file, and a helper of its distribution, wherever pip left that."""
+    text, entry = SOMEBODYS[what]
+    unique = f"of_{tmp_path.name}".replace("-", "_")
+    if where == "in the package":
+        (tmp_path / unique).mkdir()
+        (tmp_path / unique / "__init__.py").write_text("")
+        module, helper = f"{unique}.main", f"{unique}.helper"
+    else:
+        module, helper = unique, f"{unique}_helper"
+    own, other = (tmp_path / f"{m.replace('.', '/')}.py" for m in (module, helper))
+    own.write_text(text.format(helper=helper))
+    other.write_text("hooks = 1\n")
+    info = tmp_path / f"{unique}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {unique}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{entry.format(module=module)}\n")
+    if where == "beside the module":
+        (info / "RECORD").write_text(f"{own.name},,\n{other.name},,\n")
+    if where == "worked on":
+        (info / "top_level.txt").write_text(f"{module}\n{helper}\n")
+
+    def code() -> str:
+        for cached in (code_of, technique.discover, evaluators.discover):
+            cached.cache_clear()
+        return code_of()
+
+    code_of = search.running.cache_key._code
+    bare = code()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        found = [bare, code()]
+        for path in (own, other):
+            path.write_text(path.read_text() + "# changed\n")
+            found.append(code())
+        assert code() == found[-1]
+    finally:
+        monkeypatch.undo()
+        code()
+    assert len(set(found)) == len(found)
 
 
 def test_key_is_the_same_in_another_process(bench: Workbench, tmp_path: Path) -> None:
@@ -410,11 +488,11 @@ def test_repeated_job_is_answered_from_before_and_told_as_cached(
 def test_measured_latency_is_measured_again_on_the_file_of_before(
     tmp_path: Path, bench: Workbench
 ) -> None:
-    real = Answering(an_outcome(tmp_path / "made", "measured"))
+    real = Answering(an_outcome(tmp_path / "made", repeatable=False))
     here = replace(bench, folder=tmp_path / "plans")
     backend = CachedBackend(real, cache_in(tmp_path), partial(job_key, {}), here)
     ask(backend, fake_job())
-    real.outcome = replace(an_outcome(tmp_path / "made", "measured", latency_ms=7.0),
+    real.outcome = replace(an_outcome(tmp_path / "made", repeatable=False, latency_ms=7.0),
                            stages={"evaluate": 0.2}, checkpoint=None)  # fmt: skip
     again = ask(backend, fake_job())
     kept = tmp_path / "plans" / fake_job().plan.plan_id / "model.onnx"
@@ -424,11 +502,28 @@ def test_measured_latency_is_measured_again_on_the_file_of_before(
     assert again.checkpoint == kept.with_name("weights.pt")
 
 
+def test_figure_that_does_not_say_to_be_repeatable_is_measured_again_whatever_its_unit(
+    tmp_path: Path, bench: Workbench
+) -> None:
+    made = an_outcome(tmp_path / "made")
+    joules = Measurement("energy_mj", 3.0, "mJ", "measured", "a wattmeter at the board")
+    real = Answering(replace(made, evaluation=made.evaluation.merged(Evaluation.of([joules]))))
+    here = replace(bench, folder=tmp_path / "plans")
+    backend = CachedBackend(real, cache_in(tmp_path), partial(job_key, {}), here)
+    for _ in range(2):
+        ask(backend, fake_job())
+    kept = tmp_path / "plans" / fake_job().plan.plan_id / "model.onnx"
+    assert [job.exported for job in real.ran] == [None, kept]
+
+
 def test_rejection_by_a_measured_latency_is_not_believed_again(
     tmp_path: Path, bench: Workbench
 ) -> None:
     rejected = replace(
-        an_outcome(tmp_path / "made", "measured"), model=None, checkpoint=None, reason="too slow"
+        an_outcome(tmp_path / "made", repeatable=False),
+        model=None,
+        checkpoint=None,
+        reason="too slow",
     )
     real = Answering(rejected)
     backend = CachedBackend(real, cache_in(tmp_path), partial(job_key, {}), bench)

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +316,16 @@ def test_contract_notices_what_breaks_it(file: Path) -> None:
 
     with pytest.raises(AssertionError):
         check_evaluator(NotFinite(), file, context_for("x86-vnni", file))  # type: ignore[arg-type]
+
+
+def test_evaluation_of_the_version_before_is_read_and_promises_nothing() -> None:
+    """Studies have kept them; there is nothing in them about what is repeatable."""
+    now = evaluators.Evaluation.of(
+        [evaluators.Measurement("size_bytes", 9.0, "bytes", "measured", "x", repeatable=True)]
+    )
+    (figure,) = now.to_json()["measurements"]
+    assert figure.pop("repeatable")
+    before = evaluators.Evaluation.from_json({"version": 1, "measurements": [figure]})
+    assert before["size_bytes"] == replace(now["size_bytes"], repeatable=False)
+    with pytest.raises(ValueError, match="must be one of"):
+        evaluators.Evaluation.from_json({"version": 3, "measurements": [figure]})

@@ -229,6 +229,7 @@ def test_figures_are_at_the_speed_of_the_incumbent_at_its_best():
     assert "relative to the fastest file so far run beside it, taken as 1 ms" in latency_ms.how
     assert latency_ms.detail["p50_ms"] == 2.2
     assert all(m.source == "measured" for m in found.measurements.values())
+    assert not any(m.repeatable for m in found.measurements.values())
 
 
 def test_incumbent_that_was_faster_just_now_is_taken_at_that():

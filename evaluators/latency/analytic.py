@@ -79,6 +79,7 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
             "caveat": profile.counts.caveat if profile.counts else "",
             "operators": rows(profile, ops, total),
         },
+        repeatable=True,
     )
 
 

@@ -106,6 +106,7 @@ def estimate(model: Path, profile: HardwareProfile) -> Measurement:
             ),
             "operators": _operators(profile, labelled, counted.kernels, found.latency_ms),
         },
+        repeatable=True,
     )
 
 

@@ -33,8 +33,8 @@ from hardware_profiles.devices.device import file_sha256
 from hardware_profiles.host import cpu_flags, cpu_name
 from search.running.backends import Resources
 from search.running.fingerprint import model_fingerprint
+from search.running.plugin_code import plugin_code
 from search.training.job import Job, Workbench
-from spaces import technique
 from spaces.space import SearchSpace
 from spaces.techniques.pruning import widths
 
@@ -65,7 +65,8 @@ def bench_parts(bench: Workbench, backend: str, resources: Resources) -> Mapping
         "views": repr(tuple(bench.views.images.shape)),
         "metric": f"{context.metric} {context.confidence}",
         "ceilings": repr(sorted(bench.limits.ceilings(context.profile).items())),
-        "machine": repr((cpu_name(), sorted(cpu_flags()), platform.machine(), bench.hardware)),
+        "machine": repr((cpu_name(), sorted(cpu_flags()), platform.machine())),
+        "hardware": repr((bench.hardware, bench.hardware.gpu_name)),
         "threads": repr((backend, resources, torch.get_num_threads())),
         "packages": repr(_packages(tier(context) == "emulated")),
         "code": _code(),
@@ -124,7 +125,7 @@ def _packages(emulated: bool) -> list[tuple[str, str | None]]:
 
 @cache
 def _code() -> str:
-    """Of this project and of evaluators and techniques that others added to it."""
+    """Of this project and of what others added to it."""
     texts = {
         f"{package.__name__}/{path.relative_to(folder)}": file_sha256(path)
         for package in _OURS
@@ -132,8 +133,7 @@ def _code() -> str:
         for path in sorted(folder.rglob("*"))
         if path.suffix in _CODE and path.is_file()
     }
-    plugins = [*evaluators.discover(), *technique.discover()]
-    return _digest([texts, _texts(type(each) for each in plugins)])
+    return _digest([texts, plugin_code()])
 
 
 def _sources_of(model: nn.Module) -> dict[str, str]:

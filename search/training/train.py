@@ -113,6 +113,11 @@ class Hardware:
             return cls(torch.device("cuda"), real)
         return cls(torch.device("cpu"), "avx512_bf16" in cpu_flags())
 
+    @property
+    def gpu_name(self) -> str | None:
+        """What the GPU calls itself; None without one."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+
     def place(self, model: nn.Module) -> nn.Module:
         """The model where and how it trains fastest."""
         layout = torch.channels_last if self.bfloat16 else torch.contiguous_format

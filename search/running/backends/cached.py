@@ -1,8 +1,8 @@
 """Answers jobs that an earlier search has run; all others go to the backend behind.
 
-Only the driver's process looks here, so that it is the same for every backend. What was timed
-on a clock is never answered from before: such a job keeps its exported file, and that is
-evaluated again.
+Only the driver's process looks here, so that it is the same for every backend. What another
+moment may say otherwise (by the word of each figure: ``Measurement.repeatable``) is never answered
+from before: such a job keeps its exported file, and that is evaluated again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from search.training.job import Job, Outcome, Workbench
 
 STAGE = "cached"
-TIMED = {"s", "ms", "us"}
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,10 @@ class CachedBackend:
         except OSError:
             kept = None  # a full disk; the job itself meets it, too, and waits for its end
         spent_s = time.perf_counter() - begun
-        if kept is None or (is_timed(kept.evaluation) and kept.model is None):
+        if kept is None or (not is_repeatable(kept.evaluation) and kept.model is None):
             self._passed[ticket] = _Passed(key)
             self._behind.submit(ticket, job)
-        elif is_timed(kept.evaluation):
+        elif not is_repeatable(kept.evaluation):
             self._passed[ticket] = _Passed(key, kept, spent_s)
             self._behind.submit(ticket, replace(job, exported=kept.model))
         else:
@@ -87,7 +86,7 @@ class CachedBackend:
             checkpoint = passed.kept.checkpoint
             again = replace(outcome, stages=stages, checkpoint=checkpoint)
             return replace(finished, outcome=again)
-        if is_repeatable(outcome.evaluation):
+        if not has_stopgap(outcome.evaluation):
             self._cache.put(passed.key, outcome)
         return finished
 
@@ -98,14 +97,12 @@ class CachedBackend:
         self._behind.close()
 
 
-def is_timed(evaluation: Evaluation) -> bool:
-    """Whether some figure is of a clock: another moment has another one."""
-    return any(
-        m.source == "measured" and m.unit in TIMED for m in evaluation.measurements.values()
-    )
-
-
 def is_repeatable(evaluation: Evaluation) -> bool:
-    """Whether all figures are from where they should be, and not what had to do instead."""
+    """Whether another moment would give the same figures, all of them."""
+    return all(m.repeatable for m in evaluation.measurements.values())
+
+
+def has_stopgap(evaluation: Evaluation) -> bool:
+    """Whether some figure is not from where it should be, but what had to do instead."""
     details = (m.detail or {} for m in evaluation.measurements.values())
-    return not any(name.startswith("instead_of") for detail in details for name in detail)
+    return any(name.startswith("instead_of") for detail in details for name in detail)
