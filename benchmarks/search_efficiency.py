@@ -33,7 +33,7 @@ import optuna
 import torch
 from record import TARGETS, open_bench, run_rung, uniform_plans
 from recorded import FOLDER, at_least_one, load
-from surrogate import Surrogate
+from surrogate import TREES, Surrogate
 
 from evaluators import Evaluation, Measurement
 from search.deciding.baselines import simple_plans
@@ -202,10 +202,10 @@ class Bench:
         )
 
 
-def replayed(name: str) -> tuple[Bench, dict[str, object]]:
-    """A bench on a recorded table, and what is to be said of it."""
+def replayed(name: str, trees: int = TREES) -> tuple[Bench, Surrogate]:
+    """A bench on a recorded table, and what guesses the drops that are not in it."""
     header, rows = load(FOLDER / f"{name}.jsonl")
-    surrogate = Surrogate(header, rows)
+    surrogate = Surrogate(header, rows, trees)
     known = {row.plan.plan_id: row for row in rows}
 
     @cache
@@ -219,9 +219,7 @@ def replayed(name: str) -> tuple[Bench, dict[str, object]]:
         drops, seconds = guess(plan)
         return drops[RUNGS[rung].name], seconds[RUNGS[rung].name]
 
-    error = {rung: round(each, 4) for rung, each in surrogate.error.items()}
-    said = {"plans": len(rows), "surrogate_error": error}
-    return Bench(header.space, header.sensitivity, look, header.baseline_accuracy), said
+    return Bench(header.space, header.sensitivity, look, header.baseline_accuracy), surrogate
 
 
 def live(scratch: Path) -> Bench:
@@ -291,7 +289,9 @@ def main() -> int:
     figures: dict[str, object] = {}
     holds = True
     for name in [args.table] if args.table else sorted(TARGETS):
-        bench, said = replayed(name)
+        bench, surrogate = replayed(name)
+        error = {rung: round(each, 4) for rung, each in surrogate.held_out_error().items()}
+        said = {"plans": surrogate.plans, "surrogate_error": error}
         print(f"\n{name}, replayed from {said}, {args.seeds} seeds")
         found = compare(bench, REPLAYED, args.seeds, SHORT, LONG)
         figures[name] = said | found

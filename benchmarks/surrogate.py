@@ -25,25 +25,41 @@ TREES, FOLDS = 200, 5
 class Surrogate:
     """Drop and seconds of any plan at every rung; trees on what the plan leaves of each unit."""
 
-    def __init__(self, header: Header, rows: Sequence[Recorded]) -> None:
+    def __init__(self, header: Header, rows: Sequence[Recorded], trees: int = TREES) -> None:
         self._header = header
+        self._rows = rows
+        self._trees = trees
         self._prior = Allocator(header.space, header.sensitivity)
-        features = np.array([self._features(row.plan) for row in rows])
+        self._seen = np.array([self._features(row.plan) for row in rows])
         self._drops = {}
         self._seconds = {}
-        self.error: dict[str, float] = {}
         for rung in (r.name for r in RUNGS):
-            drops = np.array([max(row.drops[rung], 0.0) for row in rows])
-            model = ExtraTreesRegressor(
-                TREES, max_features=0.5, min_samples_leaf=2, n_jobs=1, random_state=0
-            )
-            folds = KFold(FOLDS, shuffle=True, random_state=0)
-            held_out = _from_log(cross_val_predict(model, features, _to_log(drops), cv=folds))
-            self.error[rung] = float(np.abs(held_out - drops).mean())
-            self._drops[rung] = model.fit(features, _to_log(drops))
+            self._drops[rung] = self._forest().fit(self._seen, _to_log(self._recorded(rung)))
             self._seconds[rung] = make_pipeline(StandardScaler(), RidgeCV()).fit(
-                features, [np.log(row.seconds[rung]) for row in rows]
+                self._seen, [np.log(row.seconds[rung]) for row in rows]
             )
+
+    @property
+    def plans(self) -> int:
+        """So many were learned from."""
+        return len(self._rows)
+
+    def held_out_error(self) -> dict[str, float]:
+        """Mean error of the drops of plans that were not learned from, by rung."""
+        found = {}
+        for rung in (r.name for r in RUNGS):
+            drops, folds = self._recorded(rung), KFold(FOLDS, shuffle=True, random_state=0)
+            guessed = cross_val_predict(self._forest(), self._seen, _to_log(drops), cv=folds)
+            found[rung] = float(np.abs(_from_log(guessed) - drops).mean())
+        return found
+
+    def _recorded(self, rung: str) -> NDArray[np.float64]:
+        return np.array([max(row.drops[rung], 0.0) for row in self._rows])
+
+    def _forest(self) -> ExtraTreesRegressor:
+        return ExtraTreesRegressor(
+            self._trees, max_features=0.5, min_samples_leaf=2, n_jobs=1, random_state=0
+        )
 
     def drops(self, plan: CompressionPlan) -> dict[str, float]:
         """By rung; never below zero."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -58,6 +60,12 @@ def finished(number: int, plan: CompressionPlan, ratio: float, origin: str = "wa
     return Trial(number, plan, "complete", origin, evaluation, violations, rung="full")
 
 
+def with_drop(trial: Trial, drop: float) -> Trial:
+    assert trial.evaluation is not None
+    figure = replace(trial.evaluation["drop"], value=drop)
+    return replace(trial, evaluation=trial.evaluation.merged(Evaluation.of([figure])))
+
+
 def test_ceiling_is_in_milliseconds_as_they_were_measured() -> None:
     """A board on which all takes twice as long as modeled halves what may be proposed."""
     ceiling_ms = 0.8 * modeled_ms(CompressionPlan())
@@ -107,6 +115,9 @@ def with_foreign(plan: CompressionPlan) -> CompressionPlan:
     return CompressionPlan({**plan.settings, **FOREIGN})
 
 
+SLOW_MS = modeled_ms(CompressionPlan())
+
+
 def searched(count: int) -> list[Trial]:
     """The untouched model and what was proposed after it; what is twice as fast loses too much."""
     plans = proposed(Limits(0.03), count)
@@ -153,3 +164,40 @@ def test_plan_with_foreign_settings_that_meets_the_limits_is_on_the_front() -> N
     before = Proposer(SPACE, sensitivity(), Limits(0.03)).next(trials)
     assert before is not None
     assert modeled_ms(before[0]) > modeled_ms(met.plan)
+
+
+def test_first_aim_of_the_model_halves_the_gap() -> None:
+    """Between the fastest plan that meets the limit and the slowest of those beyond it."""
+    allocator = Allocator(SPACE, sensitivity())
+    low, high = (allocator.solve(ms) for ms in (0.3 * SLOW_MS, 0.8 * SLOW_MS))
+    low_ms, high_ms = map(allocator.latency_ms, (low, high))
+    plans = [allocator.plan(low), allocator.plan(high)]
+    trials = [finished(n, plan, 1.0) for n, plan in enumerate(plans)]
+    trials[1] = replace(trials[1], violations={"drop": -0.01})
+    trials += [replace(trials[1], number=n) for n in range(2, OPENING)]  # the opening is over
+    assert high_ms > 2 * low_ms
+    found = Proposer(SPACE, sensitivity(), Limits(0.03)).next(trials)
+    assert found is not None
+    assert found[1] == "model"
+    assert modeled_ms(found[0]) == pytest.approx(math.sqrt(low_ms * high_ms), rel=0.1)
+
+
+def test_model_spares_what_was_measured_to_hurt() -> None:
+    """The same plans and limits; what was lost is one group's doing, or another's."""
+    groups = [group.name for group in SPACE.network.groups]
+
+    def narrowed_where(hurts: str) -> Mapping[str, int]:
+        trials = []
+        for number, name in enumerate([*groups, *groups]):
+            plan = CompressionPlan({"pruning": {"kept": {name: 8}}})
+            drop = 0.3 if name == hurts else 0.001
+            trial = with_drop(finished(number, plan, 1.0), drop)
+            trials.append(replace(trial, violations={"drop": -0.01}))
+        found = Proposer(SPACE, sensitivity(), Limits(0.4)).next(trials)
+        assert found is not None
+        kept: Mapping[str, int] = found[0].settings["pruning"]["kept"]
+        return kept
+
+    one, other = "wider.0", "high.first.0"
+    assert one not in narrowed_where(one)
+    assert one in narrowed_where(other)

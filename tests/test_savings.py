@@ -131,6 +131,18 @@ def test_correction_gives_more_weight_to_what_was_seen_to_hurt() -> None:
     assert estimate(untouched, narrowed({OTHER: 8})) == -harmless
 
 
+def test_units_that_no_trial_tells_apart_stay_near_equal_weights() -> None:
+    """Both were always narrowed together, so that any weights with one sum explain the drops."""
+    trials = [
+        finished(n, narrowed({STEM: 8, OTHER: 8}), drop) for n, drop in enumerate((0.1, 0.3))
+    ]
+    trials += [finished(n, CompressionPlan({"depth": {"removed": [BLOCK]}}), 0.2) for n in (2, 3)]
+    found = corrected(trials)
+    assert found is not None
+    assert found.weights[STEM] == pytest.approx(found.weights[OTHER])
+    assert all(0.5 < weight < 2 for weight in found.weights.values())
+
+
 @pytest.mark.parametrize(
     "foreign",
     [
