@@ -33,6 +33,7 @@ from evaluators.latency.host import FINAL_BUDGET_S, close_host_agent, measure
 from search.deciding.finals import FINAL_SHARE, TRAININGS, best_training
 from search.deciding.kept import trial_from_json
 from search.deciding.rungs import FULL_SHARE
+from search.sqlite_url import sqlite_url
 from search.training.job import Job, Workbench, build, export, run_job
 from search.trial import Trial
 from spaces import CompressionPlan
@@ -147,7 +148,7 @@ def searched(job: Search, data: str | None, output: Path, budget: str) -> dict[s
 
 def trials_of(folder: Path) -> list[Trial]:
     """Evaluated trials of a study, each with the best of its trainings, fastest first."""
-    study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'study.db'}")
+    study = optuna.load_study(study_name=None, storage=sqlite_url(folder / "study.db"))
     trainings: dict[int, list[Trial]] = {}
     for kept in (t.user_attrs for t in study.get_trials(deepcopy=False)):
         told = kept.get("trial") or kept.get("training")

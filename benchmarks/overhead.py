@@ -16,6 +16,8 @@ from pathlib import Path
 
 import optuna
 
+from search.sqlite_url import sqlite_url
+
 LEAST = 0.85
 WORK = ("train", "recalibrate", "evaluate", "facts")
 
@@ -43,7 +45,7 @@ def main() -> int:
 def report(folder: Path) -> int:
     """Prints the table and the line of JSON; the exit code."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'study.db'}")
+    study = optuna.load_study(study_name=None, storage=sqlite_url(folder / "study.db"))
     kept = [t.user_attrs for t in study.get_trials(deepcopy=False)]
     trials = [each for each in kept if "trial" in each]
     trainings = [each["training"] for each in kept if "training" in each]  # of finalists, again

@@ -52,6 +52,7 @@ from search.running.backends.finding import find_backend
 from search.running.clock import Clock
 from search.running.driver import Driver
 from search.running.study_folder import open_folder
+from search.sqlite_url import sqlite_url
 from search.telling.progress import NullProgress
 from search.training.job import Job, Outcome, Workbench, run_job
 from search.trial import Trial
@@ -353,7 +354,7 @@ def timed(owner: Any, name: str, spent: list[float]) -> Iterator[None]:
 
 
 def tracker_in(folder: Path, study: Study) -> MlflowTracker:
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = sqlite_url(folder / "mlflow.db")
     tracker = MlflowTracker(folder, uri, "accuracy", {}, lambda _: None)
     tracker.begin(study, load_task(None, None, None).data)
     return tracker

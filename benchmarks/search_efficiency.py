@@ -32,7 +32,7 @@ import numpy as np
 import optuna
 import torch
 from record import TARGETS, open_bench, run_rung, uniform_plans
-from recorded import FOLDER, at_least_one, load
+from recorded import FOLDER, Header, Recorded, at_least_one, load
 from surrogate import TREES, Surrogate
 
 from evaluators import Evaluation, Measurement
@@ -202,9 +202,10 @@ class Bench:
         )
 
 
-def replayed(name: str, trees: int = TREES) -> tuple[Bench, Surrogate]:
+def replayed(
+    header: Header, rows: Sequence[Recorded], trees: int = TREES
+) -> tuple[Bench, Surrogate]:
     """A bench on a recorded table, and what guesses the drops that are not in it."""
-    header, rows = load(FOLDER / f"{name}.jsonl")
     surrogate = Surrogate(header, rows, trees)
     known = {row.plan.plan_id: row for row in rows}
 
@@ -289,7 +290,7 @@ def main() -> int:
     figures: dict[str, object] = {}
     holds = True
     for name in [args.table] if args.table else sorted(TARGETS):
-        bench, surrogate = replayed(name)
+        bench, surrogate = replayed(*load(FOLDER / f"{name}.jsonl"))
         error = {rung: round(each, 4) for rung, each in surrogate.held_out_error().items()}
         said = {"plans": surrogate.plans, "surrogate_error": error}
         print(f"\n{name}, replayed from {said}, {args.seeds} seeds")

@@ -23,6 +23,7 @@ from urllib.parse import quote
 from mlflow import MlflowClient
 from PIL import Image
 
+from search.sqlite_url import sqlite_url
 from tests.browser import look
 from tests.servers import free_port, wait_until_alive
 
@@ -70,7 +71,7 @@ def main() -> int:
     study = parser.parse_args().study.resolve()
     for name, shot in REPORT.items():
         take_report(study / "report.html", shot, HERE / name)
-    store = f"sqlite:///{study.parent / 'mlflow.db'}"
+    store = sqlite_url(study.parent / "mlflow.db")
     with served(store) as server:
         for name, (address, height) in zip(MLFLOW, pages(store, study.name), strict=True):
             page, size = f"{server}/#/{address}", (WINDOW, height)
