@@ -6,7 +6,9 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -77,6 +79,85 @@ def test_20_killed_drivers_and_workers_lose_and_repeat_nothing(tmp_path: Path) -
     life()
     check(tmp_path)
     assert sum(t.state != "rejected" for t in kept_in(tmp_path)) == trials
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 24 megabytes."""
+    disk_path = tmp_path / "disk"
+    disk_path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk_path], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk can't be mounted: {mounted.stderr.decode().strip()}")
+    folder = disk_path / "study"
+    folder.mkdir()
+    # What a test looks at lies elsewhere, where there is room.
+    (tmp_path / "acknowledged").touch()
+    (folder / "acknowledged").symlink_to(tmp_path / "acknowledged")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", disk_path], check=True)
+
+
+@contextlib.contextmanager
+def full(folder: Path) -> Iterator[None]:
+    ballast = folder.parent / "ballast"
+    try:
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(bytes(2**16)):
+                pass
+        yield
+    finally:
+        ballast.unlink()
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """For root as well: nothing in it is added, taken away or opened for writing."""
+    files = [folder, *(path for path in folder.iterdir() if not path.is_symlink())]
+    try:
+        subprocess.run(["chattr", "-f", "+i", *files], check=False)  # a journal may be gone by now
+        yield
+    finally:
+        for path in files:
+            subprocess.run(["chattr", "-f", "-i", path], check=False)
+
+
+def test_50_kills_with_a_full_disk_or_a_read_only_folder_lose_nothing(
+    small_disk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(disk, "LEAST_FREE_BYTES", 100_000)
+    monkeypatch.setattr(driver, "DISK_PAUSE_S", 0.01)
+    whole, draw = tmp_path / "whole", random.Random(11)
+    whole.mkdir()
+    trials = 150
+    search_in(whole, trials)
+    for _ in range(50):
+        pid = lives.begin(lambda: search_in(small_disk, trials), tmp_path / "said")
+        begun = time.monotonic()
+        while not (small_disk / "study.db").exists() or time.monotonic() - begun < 0.05:
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.1))
+        trouble = draw.choice([full, read_only])
+        with trouble(small_disk):
+            time.sleep(draw.uniform(0.05, 0.2))
+            if draw.random() < 0.5:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(draw.uniform(0, 0.1))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    said = capfd.readouterr().out
+    assert said.count("search waits") > 3
+    assert "malformed" not in said
+    search_in(small_disk, trials)
+    check(small_disk)
+    assert shapes(kept_in(small_disk)) == shapes(kept_in(whole))
 
 
 class Flaky(optuna.storages.InMemoryStorage):
