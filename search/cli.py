@@ -18,6 +18,7 @@ from hardware_profiles.regular_files import shortened
 from search.durations import seconds, size_bytes
 from search.errors import InputError, SearchError
 from search.inputs.own_code import use_folder
+from search.masked_stream import masking
 from search.masking import masked, masked_command
 from search.quiet import quiet_libraries
 from search.running.interruption import EXIT_INTERRUPTED, came, caught
@@ -240,8 +241,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(str(error))
         return error.exit_code
     out = sys.stdout
+    addresses = [str(a) for a in vars(args).values() if isinstance(a, str) and "://" in a]
     # Whatever libraries and the person's own code print is talk; the result comes last.
-    with caught(), contextlib.redirect_stdout(sys.stderr):
+    with masking(addresses), caught(), contextlib.redirect_stdout(sys.stderr):
         try:
             code, line = _run(args, given, began)
         except SearchError as error:

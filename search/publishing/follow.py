@@ -23,6 +23,7 @@ import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import SearchError
+from search.masked_stream import masking
 from search.publishing.machine import Machine
 from search.publishing.outcomes import NotPublishedError, TellPersonError
 from search.publishing.publish import STORAGE, Published, Publisher, Source
@@ -115,7 +116,8 @@ def main() -> int:
     os.dup2(2, 1)  # MLflow talks on standard output
     os.nice(10)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return follow(folder, events, search_pid)
+    with masking(()):  # the addresses are in the environment
+        return follow(folder, events, search_pid)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 from search.masking import masked
 
@@ -46,7 +45,7 @@ def outcomes(*, opening: bool = False) -> Iterator[None]:
     except NotPublishedError:
         raise
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        said = _without_secret(str(error))
+        said = masked(str(error), [os.environ["MLFLOW_TRACKING_URI"]])
         code = getattr(error, "error_code", None)
         if remedy := _remedy(error, said, code):
             raise TellPersonError(remedy) from error
@@ -81,9 +80,3 @@ def _remedy(error: Exception, said: str, code: str | None) -> str | None:
             f"MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     return None
-
-
-def _without_secret(text: str) -> str:
-    """Without the user and password of the store's address, which errors repeat."""
-    secret = urlsplit(os.environ["MLFLOW_TRACKING_URI"]).netloc.rpartition("@")[0]
-    return text.replace(f"{secret}@", "***@") if secret else text
