@@ -376,6 +376,7 @@ def request_of(
         groups=args.groups,
         seed=args.seed,
         metric=args.metric,
+        sample=args.dry_run,
     )
     if isinstance(task.build, GivenBuild) and (args.workers > 1 or args.backend != "local"):
         raise InputError(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.inputs.data.photo import SQUASHED, Resize
+from search.inputs.data.raw import SplitName
 
 if TYPE_CHECKING:
     import torch
@@ -123,6 +124,11 @@ class DataSet:
     preprocess: Preprocess
     fingerprint: str  # SHA-256 over pixels, labels and normalization
     notes: tuple[str, ...] = ()  # warnings for the person, such as a possible leak
+    counts: Mapping[SplitName, int] | None = None  # of all images, where these are a sample
+
+    def count(self, split: SplitName) -> int:
+        """How many images a split has, also where a few stand for all."""
+        return len(getattr(self, split)) if self.counts is None else self.counts[split]
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from loading_samples import random_pixels, write_folder, write_module, write_npz
 from numpy.typing import NDArray
 from PIL import Image
 
+from search.inputs.data import sampling
 from search.inputs.data.assembling import assemble
 from search.inputs.data.encoded import Encoded, scan
 from search.inputs.data.folder import load_splits
 from search.inputs.data.preprocessing import PreprocessFile, choose_preprocess, choose_size
-from search.inputs.data.raw import ArrayImages, RawData, RawSplit
+from search.inputs.data.raw import ArrayImages, RawData, RawSplit, SplitName
 from search.inputs.data.splitting import (
     SHARES,
     group_duplicates,
@@ -417,3 +418,26 @@ def test_skewed_classes_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     data = write_npz(tmp_path / "a.npz", labels=(np.arange(40) < 8).astype(np.int64))
     assert "balanced_accuracy" in load_task("skew_net:network", data=data).data.notes[0]
     assert load_task("skew_net:network", data=data, metric="f1").data.notes == ()
+
+
+def test_sample_is_of_all_classes_and_says_how_many_images_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an outline needs, from folders, arrays and data sets."""
+    monkeypatch.setattr(sampling, "SAMPLE_BYTES", 1000)
+    for number in range(60):
+        folder = tmp_path / "photos" / "abc"[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((64, 64), number, np.uint8)).save(folder / f"{number}.png")
+    pixels, labels = np.zeros((60, 64, 64), np.uint8), np.arange(60) % 3
+    pixels += np.arange(60, dtype=np.uint8)[:, None, None]
+    np.savez(tmp_path / "cells.npz", images=pixels, labels=labels)
+    items = [(image, int(label)) for image, label in zip(pixels, labels, strict=True)]
+    for data in (f"folder:{tmp_path / 'photos'}", f"npz:{tmp_path / 'cells.npz'}", items):
+        whole = load_task(data=data).data
+        few = load_task(data=data, sample=True).data
+        assert len(few.train) + len(few.validation) + len(few.test) == sampling.LEAST_IMAGES
+        splits: tuple[SplitName, ...] = ("train", "validation", "test")
+        assert [few.count(name) for name in splits] == [whole.count(name) for name in splits]
+        assert few.classes == whole.classes
+        assert {*few.train.labels, *few.validation.labels, *few.test.labels} == {0, 1, 2}

@@ -13,7 +13,8 @@ from evaluators.runtimes.shifted import EXACT_ON_X86, with_unsigned_activations
 from hardware_profiles import HardwareProfile
 from hardware_profiles.host import cpu_flags
 
-_BATCH = 64
+# At a time: so many images, and fewer where they are larger than 224 pixels.
+_BATCH, _BATCH_VALUES = 64, 64 * 3 * 224 * 224
 _COMPARED = 4  # images of which both sessions must give the same bits
 
 
@@ -50,7 +51,8 @@ def logits(
 def _outputs(session: ort.InferenceSession, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Outputs (N, classes), in batches; one by one where the file takes no other."""
     entry = session.get_inputs()[0]
-    size = _BATCH if entry.shape[0] != 1 else 1
+    most = min(_BATCH, max(1, _BATCH_VALUES // max(images[0].size, 1))) if len(images) else 1
+    size = most if entry.shape[0] != 1 else 1
     batches = (images[i : i + size] for i in range(0, len(images), size))
     parts = [session.run(None, {entry.name: fitted(batch, session)})[0] for batch in batches]
     return np.concatenate(parts)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from search.errors import InputError
 from search.inputs.data import function
-from search.inputs.data.assembling import assemble, check_source, check_splits
+from search.inputs.data.assembling import assemble, check_source, check_splits, planned_counts
 from search.inputs.data.folder import load_splits
+from search.inputs.data.grouping import groups_of
 from search.inputs.data.preprocessing import (
     choose_preprocess,
     choose_resize,
@@ -23,6 +24,7 @@ from search.inputs.data.preprocessing import (
     told,
 )
 from search.inputs.data.raw import Pixels, RawData, SplitName
+from search.inputs.data.sampling import sampled
 from search.inputs.data.splitting import CALIBRATION_IMAGES, stratified_part
 from search.inputs.models.build import Build
 from search.inputs.models.declared import Declared
@@ -53,6 +55,7 @@ def load_task(
     groups: str | None = None,
     seed: int = 0,
     metric: Metric = "accuracy",
+    sample: bool = False,
 ) -> Task:
     """The task that the names stand for; nothing named means ResNet18 on digits.
 
@@ -60,7 +63,8 @@ def load_task(
     and ``data`` whatever a data function may return. ``train``, ``val`` and ``test`` are folders,
     instead of ``data``; ``image_size`` is (height, width) in pixels; ``preprocess`` a JSON file
     of size, resize, mean and std; ``groups`` says which images stay in one split. With the metric
-    ``agreement`` the labels are the given model's own predictions.
+    ``agreement`` the labels are the given model's own predictions. Of a ``sample`` a few images
+    are read, and ``counts`` says how many there are.
 
     Raises:
         InputError: what is named can't be found, doesn't fit together or breaks a rule.
@@ -95,7 +99,12 @@ def load_task(
     if len(classes) != build.classes:
         classes = tuple(str(number) for number in range(build.classes))
 
-    splits, notes = assemble(raw, size, build.channels, seed, resize, groups)
+    counts = planned_counts(raw)
+    if sample:
+        if groups:
+            groups_of(raw, groups)  # what can't be told is said here, too
+        raw = sampled(raw, build.channels * size[0] * size[1])
+    splits, notes = assemble(raw, size, build.channels, seed, resize, None if sample else groups)
     chosen = choose_preprocess(
         stated, None if fitted is None else declared, splits["train"].images, resize
     )
@@ -104,7 +113,7 @@ def load_task(
             name: replace(split, labels=_predict(build, fitted, chosen, split.images))
             for name, split in splits.items()
         }
-    notes += check_splits(splits, classes, metric)
+    notes += [] if sample else check_splits(splits, classes, metric)
     if fitted is not None:
         notes += _notes_on_weights(raw, told(chosen) if stated is None else None)
     part = stratified_part(splits["train"].labels, CALIBRATION_IMAGES, seed)
@@ -118,6 +127,7 @@ def load_task(
         preprocess=chosen,
         fingerprint=data_fingerprint(splits, chosen),
         notes=(*raw.notes, *recipe.notes, *on_weights, *notes),
+        counts=counts if sample else None,
     )
     return Task(model if isinstance(model, str) else build.spec, build, fitted, data_set, metric)
 

@@ -10,10 +10,12 @@ from typing import Any
 from torch import nn
 
 from evaluators.latency.analytic import estimate
+from hardware_profiles.host import available_bytes
 from search.app import Request, check_opt_in, exportable_network, training_epochs
 from search.deciding.baselines import simple_plans
-from search.inputs.data.assembling import needed_bytes
+from search.inputs.data.assembling import SHARE_OF_MEMORY, needed_bytes
 from search.inputs.data.raw import SplitName
+from search.inputs.data.splitting import CALIBRATION_IMAGES
 from search.task import DataSet
 from search.telling import words
 from search.training.augment import VIEWS
@@ -68,12 +70,8 @@ class Outline:
         """Memory for the images, as all splits and the trainings' views need it."""
         data = self.request.task.data
         channels, (height, width) = data.preprocess.channels, data.preprocess.size
-        counts: dict[SplitName, int] = {
-            "train": len(data.train),
-            "validation": len(data.validation),
-            "test": len(data.test),
-        }
-        return needed_bytes(counts, channels * height * width)
+        splits: tuple[SplitName, ...] = ("train", "validation", "test")
+        return needed_bytes({name: data.count(name) for name in splits}, channels * height * width)
 
     @property
     def disk_bytes(self) -> float:
@@ -96,10 +94,10 @@ class Outline:
             },
             "data": {
                 "name": data.name,
-                "train": len(data.train),
-                "calibration": len(data.calibration),
-                "validation": len(data.validation),
-                "test": len(data.test),
+                "train": data.count("train"),
+                "calibration": _calibration(data),
+                "validation": data.count("validation"),
+                "test": data.count("test"),
                 "classes": list(data.classes),
                 "channels": data.preprocess.channels,
                 "size": list(data.preprocess.size),
@@ -145,10 +143,16 @@ class Outline:
             f"pruned trial about {self.trial_s:.0f} s",
             f"in all    {self._total()}",
             *self._fits(),
-            f"needs     about {words.size(self.memory_bytes)} of memory for the images, and up to "
-            f"{words.size(self.disk_bytes)} of disk",
+            f"needs     about {words.size(self.memory_bytes)} of memory for the images and up to "
+            f"{words.size(self.disk_bytes)} of disk{self._too_much()}",
         ]
         return "\n".join(lines)
+
+    def _too_much(self) -> str:
+        there = SHARE_OF_MEMORY * available_bytes()
+        if self.memory_bytes <= there:
+            return ""
+        return f"; {words.size(there)}, two thirds of the memory, are free here: it can't begin"
 
     def _fits(self) -> list[str]:
         if self.fitting is None:
@@ -177,7 +181,8 @@ def outline(request: Request) -> Outline:
     network = exportable_network(request)
     space = SearchSpace.of(network, profile, request.opt_in)
     check_opt_in(space, request.opt_in)
-    epochs = training_epochs(len(task.data.train))
+    images = task.data.count("train")
+    epochs = training_epochs(images)
     return Outline(
         request=request,
         network=network,
@@ -186,7 +191,7 @@ def outline(request: Request) -> Outline:
         latency_ms=_untouched_ms(model, request),
         epochs=epochs,
         untouched_s=epochs
-        * len(task.data.train)
+        * images
         * seconds_per_image(task, model, network.table.macs, Hardware.detect()),
     )
 
@@ -214,9 +219,13 @@ def _groups(network: Network) -> list[str]:
 
 def _splits(data: DataSet) -> str:
     return (
-        f"{len(data.train)} train ({len(data.calibration)} of them for calibration), "
-        f"{len(data.validation)} validation, {len(data.test)} test images"
+        f"{data.count('train')} train ({_calibration(data)} of them for calibration), "
+        f"{data.count('validation')} validation, {data.count('test')} test images"
     )
+
+
+def _calibration(data: DataSet) -> int:
+    return min(CALIBRATION_IMAGES, data.count("train"))
 
 
 def _bits(bits: tuple[int, ...]) -> str:

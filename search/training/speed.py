@@ -14,7 +14,9 @@ from search.training.train import Hardware, TrainSettings, Views, train
 from spaces.technique import LossInputs
 from spaces.techniques.distillation import DEFAULT, distillation_loss
 
-HEAVY_MACS, HEAVY_BATCH = 2e8, 16  # of a network that is slow enough to be timed on few images
+# A network of so many multiply-accumulates is slow enough to be timed on few images; and on fewer
+# still where a step of so many in all would take seconds and gigabytes.
+HEAVY_MACS, HEAVY_BATCH, STEP_MACS = 2e8, 16, 3e10
 
 
 def seconds_per_image(task: Task, model: nn.Module, macs: float, hardware: Hardware) -> float:
@@ -24,7 +26,8 @@ def seconds_per_image(task: Task, model: nn.Module, macs: float, hardware: Hardw
     prepare, is not counted.
     """
     settings = TrainSettings(1.0)
-    batch = HEAVY_BATCH if macs > HEAVY_MACS else settings.batch_size
+    heavy = int(min(HEAVY_BATCH, max(2, STEP_MACS // macs)))
+    batch = heavy if macs > HEAVY_MACS else settings.batch_size
     count = min(len(task.data.train), 2 * batch)
     views = unasked(task)
     views = Views(views.images[:, :count], views.logits[:, :count], views.labels[:count])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -93,6 +94,7 @@ def example_input(model: nn.Module, input_shape: tuple[int, int, int]) -> torch.
 def dependency_graph(model: nn.Module, input_shape: tuple[int, int, int]) -> Any:
     """torch-pruning's dependency graph of a model in eval mode."""
     model.eval()
+    gc.collect()  # earlier graphs are cycles, which hold all activations of an image
     graph = tp.DependencyGraph()
     graph.build_dependency(model, example_inputs=example_input(model, input_shape), verbose=False)
     return graph

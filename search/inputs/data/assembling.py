@@ -198,15 +198,19 @@ def needed_bytes(counts: Mapping[SplitName, int], image_bytes: int) -> int:
     return images * image_bytes
 
 
-def _check_memory(raw: RawData, size: tuple[int, int], channels: int) -> None:
+def planned_counts(raw: RawData) -> dict[SplitName, int]:
+    """How many images each split will have, those that are made from ``train`` included."""
     given = {name: len(split.images) for name, split in raw.splits.items()}
     shares = missing_shares(list(given))
     whole, total = given["train"], sum(shares.values())
-    made = {name: round(share / total * whole) for name, share in shares.items()}
-    needed = needed_bytes({**given, **made}, channels * size[0] * size[1])
+    return {**given, **{name: round(share / total * whole) for name, share in shares.items()}}
+
+
+def _check_memory(raw: RawData, size: tuple[int, int], channels: int) -> None:
+    needed = needed_bytes(planned_counts(raw), channels * size[0] * size[1])
     there = available_bytes()
     if needed > SHARE_OF_MEMORY * there:
-        count = sum(given.values())
+        count = sum(len(split.images) for split in raw.splits.values())
         raise InputError(
             f"images must fit into two thirds of the memory, {SHARE_OF_MEMORY * there / 1e9:.1f} "
             f"GB, but {count} images of {size[0]}x{size[1]} need {needed / 1e9:.1f} GB in a "

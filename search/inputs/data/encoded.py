@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,10 @@ class EncodedImages:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def take(self, indices: NDArray[np.int64]) -> EncodedImages:
+        """The images at ``indices``."""
+        return replace(self, items=tuple(self.items[i] for i in indices))
 
     def pixels(self, size: tuple[int, int], resize: Resize = SQUASHED) -> Pixels:
         """All images, uint8 (N, C, height, width), brought to ``size`` as ``resize`` says.

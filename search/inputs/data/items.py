@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from search.errors import InputError
@@ -25,6 +26,20 @@ class Items(Protocol):
 
 
 @dataclass(frozen=True)
+class _Chosen:
+    """Some of a data set's items."""
+
+    items: Items
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int, /) -> Any:
+        return self.items[self.indices[index]]
+
+
+@dataclass(frozen=True)
 class ItemImages:
     """The images of a data set, fetched anew for each use: they may be files."""
 
@@ -38,6 +53,10 @@ class ItemImages:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def take(self, indices: NDArray[np.int64]) -> ItemImages:
+        """The images at ``indices``."""
+        return replace(self, items=_Chosen(self.items, indices.tolist()))
 
     def pixels(self, size: tuple[int, int], resize: Resize = SQUASHED) -> Pixels:
         """All images, uint8 (N, C, height, width), brought to ``size`` as ``resize`` says.

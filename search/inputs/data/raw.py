@@ -55,6 +55,9 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
+    def take(self, indices: NDArray[np.int64]) -> Images:
+        """The images at ``indices``, not decoded yet."""
+
     def pixels(self, size: tuple[int, int], resize: Resize = SQUASHED) -> Pixels:
         """All images, uint8 (N, C, height, width), brought to ``size`` as ``resize`` says.
 
@@ -118,6 +121,10 @@ class ArrayImages:
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def take(self, indices: NDArray[np.int64]) -> ArrayImages:
+        """Copies of the images at ``indices``."""
+        return ArrayImages(self.array[indices])
 
     def pixels(self, size: tuple[int, int], resize: Resize = SQUASHED) -> Pixels:
         """All images, uint8 (N, C, height, width), brought to ``size`` as ``resize`` says."""
