@@ -226,7 +226,7 @@ def test_person_is_told_what_came_of_it_and_what_to_type_next(finished: Finished
         "winner",
         "accuracy, validation",
         "accuracy, test",
-        "shown to be at most",
+        "its own bound, alone",
         "estimated",
         "speed-up",
         "size",
