@@ -95,6 +95,7 @@ from search.trial import Trial
 from spaces import CompressionPlan
 from spaces.space import SearchSpace
 from spaces.tracing.network import Network, trace
+from spaces.tracing.scopes import LeftAlone, left_alone, unmatched
 
 # Training long enough for small data to recover, short enough for large data to be searched.
 EPOCHS_LEAST, EPOCHS_MOST, IMAGES_SEEN = 6, 16, 15_000
@@ -113,6 +114,7 @@ UNTRAINED_IMAGES, UNTRAINED_S = 64, 45.0
 COUNT_SHARE = 0.05  # of the budget, at most, for counting the untouched model on an emulated core
 # At most, to compare the winner's classes on an emulated core; and for whoever interrupted.
 AGREEMENT_S, INTERRUPTED_S = 60.0, 5.0
+NAMES = 12  # of modules in a message
 SHORT = 1  # the rung of the short training
 VERSIONED = ("torch", "onnxruntime", "onnx", "optuna", "torch-pruning", "numpy")
 
@@ -138,6 +140,7 @@ class Request:
     exports: tuple[str, ...] = ()
     register: str | None = None
     untrained: bool = False  # nothing is trained but, where it has no weights, the baseline
+    scopes: LeftAlone = field(default_factory=LeftAlone)
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,8 @@ def exportable_network(request: Request) -> Network:
     """One look at the untouched model, whose exported file was seen to answer as it does.
 
     Raises:
-        InputError: it can't be exported, or the file answers otherwise.
+        InputError: it can't be exported, the file answers otherwise, or what is to be left alone
+            is not in it.
     """
     task, data = request.task, request.task.data
     model = task.build()
@@ -272,7 +276,15 @@ def exportable_network(request: Request) -> Network:
         model.load_state_dict(task.weights)
     network = trace(model, (data.preprocess.channels, *data.preprocess.size))
     images = data.preprocess.apply(data.calibration.images[:IMAGES])
-    return check_export(model, network, images, request.profile)
+    network = check_export(model, network, images, request.profile)
+    if missing := unmatched(network, request.scopes):
+        names = sorted({*(layer.name for layer in network.layers), *network.blocks})
+        raise InputError(
+            f"--keep-float, --keep-width and --exclude must name modules of the network, but "
+            f"{missing[0]!r} is of none; they are {', '.join(names[:NAMES])}"
+            f"{', …' if names[NAMES:] else ''} (--dry-run lists the channels)"
+        )
+    return left_alone(network, request.scopes)
 
 
 def _time_s(request: Request) -> float | None:
@@ -376,9 +388,15 @@ def identity_of(request: Request) -> dict[str, str]:
         "metric": task.metric,
         "limits": ", ".join(f"{k} {v:g}" for k, v in stated.items() if v is not None),
         "techniques": ", ".join(sorted(request.opt_in)) or "the default ones",
+        "what is left alone": _scopes_told(request.scopes),
         "sampler": request.sampler,
         "seed": str(request.seed),
     }
+
+
+def _scopes_told(scopes: LeftAlone) -> str:
+    stated = [f"{name} {pattern}" for name, each in asdict(scopes).items() for pattern in each]
+    return ", ".join(stated) or "nothing"
 
 
 class Search:

@@ -144,6 +144,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="search this, too: resolution (a smaller input); may be repeated",
     )
+    for name, help_ in (
+        ("keep-float", "layers that are not quantized, such as 'layer4.*' or fc"),
+        ("keep-width", "layers whose channels are not pruned"),
+        ("exclude", "both, and no block is left out that holds them"),
+    ):
+        add(f"--{name}", action="append", default=[], metavar="PATTERN", help=help_)
     add(
         "--metric",
         choices=("accuracy", "balanced_accuracy", "f1", "agreement"),
@@ -350,6 +356,7 @@ def request_of(
     from search.limits import Limits
     from search.running.backends import Resources
     from search.running.backends.finding import find_backend
+    from spaces.tracing.scopes import LeftAlone
 
     opt_in = _opt_in(args.technique)
     untrained = args.no_training or args.trials == 0
@@ -403,6 +410,7 @@ def request_of(
         sampler=args.sampler,
         device=args.device,
         opt_in=opt_in,
+        scopes=LeftAlone(tuple(args.keep_float), tuple(args.keep_width), tuple(args.exclude)),
         backend=args.backend,
         resources=resources,
         storage=args.storage,

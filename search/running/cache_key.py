@@ -99,6 +99,7 @@ def sensitivity_key(weights: str, data: str, space: SearchSpace) -> str:
         "widths": {group.name: widths(group, profile) for group in network.groups},
         "bits": profile.bits,
         "blocks": network.blocks,
+        "layers": [layer.name for layer in network.layers],
         "sizes": network.sizes,
         "techniques": [each.name for each in space.techniques],
         "packages": _packages(emulated=False),

@@ -135,6 +135,7 @@ class Outline:
             f"searched  {self.dimensions} dimensions:",
             *_groups(network),
             f"          {words.counted(len(network.layers), 'layer')} with a width each",
+            *_in_float(network),
             f"          {words.counted(len(network.blocks), 'residual block')} that may be left "
             "out",
             *([f"          {_inputs(network)}"] if "resolution" in request.opt_in else []),
@@ -215,6 +216,15 @@ def _groups(network: Network) -> list[str]:
     for name, why in network.fixed.items():
         lines.append(f"            ({f'{name}: ' if name else ''}not pruned, {why})")
     return lines
+
+
+def _in_float(network: Network) -> list[str]:
+    """Layers with weights that have no width to choose."""
+    chosen = {layer.name for layer in network.layers}
+    others = dict.fromkeys(row.layer for row in network.table.rows if row.layer)
+    kept = [name for name in others if name not in chosen]
+    told = f"          {words.counted(len(kept), 'layer')} in float: {', '.join(kept)}"
+    return [told] if kept else []
 
 
 def _splits(data: DataSet) -> str:
