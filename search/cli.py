@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -79,6 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    release = version("compression-search")
+    parser.add_argument("--version", action="version", version=f"compression-search {release}")
     add = parser.add_argument_group("what to reach").add_argument
     add(
         "--target",

@@ -149,6 +149,14 @@ def test_name_that_is_spelled_somewhere_but_no_model_is_refused(
         assert "'ResNet'" in said
 
 
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert capsys.readouterr().out == f"compression-search {stated}\n"
+
+
 def figure_of_the_exported_file(data: str) -> float:
     """What ``python -m evaluators`` says of the untouched model's file."""
     task = load_task("net:network", data=data)

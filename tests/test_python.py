@@ -31,7 +31,7 @@ from search.running.interruption import came, caught
 from search.telling.progress import PlainProgress, Score, show_progress
 
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
-ONLY_ON_THE_COMMAND_LINE = {"help", "dry_run", "json"}
+ONLY_ON_THE_COMMAND_LINE = {"help", "version", "dry_run", "json"}
 
 
 @pytest.fixture(scope="module")
