@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from search.inputs.models.scores import scores_alone
 from search.inputs.own_code import use_folder
 from search.inputs.sources import find_source
 
@@ -29,4 +30,4 @@ class Build:
         use_folder(self.folder)
         source, argument = find_source("search.inputs.models", self.spec, "a model")
         model: torch.nn.Module = source.build(argument, self.classes, self.channels, self.size)
-        return model.eval()
+        return scores_alone(model.eval())

@@ -16,6 +16,7 @@ from search.errors import InputError
 from search.inputs.models.build import Build
 from search.inputs.models.declared import Declared
 from search.inputs.models.function import called
+from search.inputs.models.scores import scores_alone
 from search.inputs.models.timm import of_config
 from search.inputs.models.weights import check_tensors
 from search.inputs.own_code import one_line
@@ -38,9 +39,10 @@ class GivenBuild(Build):
     def __call__(self) -> torch.nn.Module:
         """The architecture, in eval mode."""
         if self.module is not None:
-            return copy.deepcopy(self.module)
+            return scores_alone(copy.deepcopy(self.module))
         assert self.function is not None
-        return called(self.function, self.spec, self.classes, self.channels, self.size).eval()
+        made = called(self.function, self.spec, self.classes, self.channels, self.size)
+        return scores_alone(made.eval())
 
 
 def name_of(model: Any) -> str:
