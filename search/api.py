@@ -58,6 +58,8 @@ def compress(
     exclude: Sequence[str] = (),
     metric: Literal["accuracy", "balanced_accuracy", "f1", "agreement"] | None = None,
     sampler: Literal["tpe", "gp", "nsga2", "random"] | None = None,
+    train_epochs: float | None = None,
+    train_lr: float | None = None,
     seed: int | None = None,
     workers: int | None = None,
     cpus_per_trial: int | None = None,

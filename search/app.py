@@ -90,6 +90,7 @@ from search.training.teacher import (
     teacher_views,
     unasked,
 )
+from search.training.thumbnails import nearest_labels
 from search.training.train import Hardware, TrainSettings
 from search.trial import Trial
 from spaces import CompressionPlan
@@ -104,6 +105,7 @@ PACE_SHARE = 0.1  # of the look at the sensitivity, after which its pace is know
 # Of the budget that is left at the start: when training the baseline, asking the teacher and
 # looking at the sensitivity have to be done. What is left then is better spent on trials.
 TRAINING_SHARE, TEACHER_SHARE, PREPARATION_SHARE = 0.35, 0.42, 0.6
+LITTLE = 0.05  # by which thumbnails have to be better, by its bound, to be told
 OUTDONE = 0.01  # a gain, by its bound, of which a person should know
 RESERVE_SHARE, RESERVE_LEAST_S, RESERVE_MOST_S = 0.08, 12.0, 120.0
 ENDING_S = 8.0  # for what ends a search of a small network
@@ -141,6 +143,7 @@ class Request:
     register: str | None = None
     untrained: bool = False  # nothing is trained but, where it has no weights, the baseline
     scopes: LeftAlone = field(default_factory=LeftAlone)
+    baseline: TrainSettings = BASELINE  # how the untouched model is trained, without weights
 
 
 @dataclass(frozen=True)
@@ -184,12 +187,13 @@ def prepare(
             lambda done: told("training the baseline", done),
             pace,
             folder.path / "baseline.pt",
+            request.baseline,
         )
     identity = {**identity_of(request), "weights": model_fingerprint(task, weights)}
     check_identity(folder, identity)
     if request.task.weights is None and request.untrained:
         note("The untouched model had no weights (--weights), so that it alone is trained.")
-    warnings = _cut_short(pace.share)
+    warnings = _cut_short(pace.share, request.baseline.epochs)
     for warning in warnings:
         note(warning)
     task = with_notes(task, warnings)
@@ -336,12 +340,12 @@ def _training(all_s: float, share: float) -> str:
     )
 
 
-def _cut_short(share: float) -> list[str]:
+def _cut_short(share: float, epochs: float) -> list[str]:
     """A warning, which stays with the result, where the budget was short for the baseline."""
     if share == 1:
         return []
     return [
-        f"the untouched model got {int(100 * share)} % of its training of {BASELINE.epochs:g} "
+        f"the untouched model got {int(100 * share)} % of its training of {epochs:g} "
         f"epochs, as the budget had time for no more: the drop is against a model that could be "
         f"better; give trained weights (--weights) or a larger --budget"
     ]
@@ -581,6 +585,8 @@ class Search:
         predictions = logits(path, shown.images, shown.profile, shown.threads).argmax(axis=1)
         context = replace(bench.context, baseline=path, baseline_predictions=predictions)
         poor = poor_baseline(bench, predictions)
+        if not poor and self._request.task.weights is None:
+            poor = learned_little(bench, predictions)
         for note in poor:
             self._progress.note(note)
         return replace(bench, context=context, task=with_notes(bench.task, poor))
@@ -821,6 +827,28 @@ def poor_baseline(bench: Workbench, predictions: NDArray[np.int64]) -> list[str]
         f"on validation is {words.percent(score(labels, predictions))}, and always answering "
         f"{bench.task.data.classes[answer]!r} has {words.percent(score(labels, fixed))}; give "
         f"trained weights (--weights), their --preprocess, or a larger --budget"
+    ]
+
+
+def learned_little(bench: Workbench, predictions: NDArray[np.int64]) -> list[str]:
+    """A warning where a model that was trained here is outdone by comparing thumbnails.
+
+    ``predictions`` (N,) are its classes on the validation split.
+    """
+    metric, data = bench.task.metric, bench.task.data
+    if metric == "agreement":
+        return []
+    chosen, nearest = nearest_labels(data.train, data.validation)
+    labels, own = data.validation.labels[chosen], predictions[chosen]
+    gain = metric_drop_bound(metric, labels, own, nearest, bench.context.confidence)
+    if gain.bound > -LITTLE:
+        return []
+    score = METRICS[metric]
+    return [
+        f"the untouched model has learned little: its {metric_title(metric)} on validation is "
+        f"{words.percent(score(labels, own))}, and the label of the training image with the most "
+        f"similar thumbnail has {words.percent(score(labels, nearest))}; give trained weights "
+        f"(--weights), or train it longer or otherwise (--train-epochs, --train-lr)"
     ]
 
 

@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -27,6 +28,8 @@ from search.running.interruption import EXIT_INTERRUPTED, came, caught
 if TYPE_CHECKING:
     from search.app import Request
     from search.result import SearchResult
+    from search.task import Task
+    from search.training.train import TrainSettings
 
 EXIT_INFEASIBLE = 3
 DEFAULT_TRIALS = 40
@@ -180,6 +183,18 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"such as 90s, 30m, 2h (default {DEFAULT_BUDGET}, unless --trials is given)",
     )
     add("--sampler", choices=("tpe", "gp", "nsga2", "random"), default="tpe", help="default tpe")
+    add(
+        "--train-epochs",
+        type=_training_number("number of epochs", 10_000),
+        metavar="N",
+        help="of the untouched model, where it has no weights (default 15)",
+    )
+    add(
+        "--train-lr",
+        type=_training_number("learning rate", 10),
+        metavar="X",
+        help="its learning rate (default 0.001)",
+    )
     add("--seed", type=_seed, default=0, metavar="N", help="default 0")
 
     add = parser.add_argument_group("who runs it").add_argument
@@ -413,6 +428,7 @@ def request_of(
         sampler=args.sampler,
         device=args.device,
         opt_in=opt_in,
+        baseline=_baseline_training(args, task),
         scopes=LeftAlone(tuple(args.keep_float), tuple(args.keep_width), tuple(args.exclude)),
         backend=args.backend,
         resources=resources,
@@ -456,6 +472,24 @@ def search_for(request: Request, args: argparse.Namespace, began: float) -> Sear
             return Search(request, folder, progress, tracker, masked(uri), began).run()
         finally:
             tracker.close()
+
+
+def _baseline_training(args: argparse.Namespace, task: Task) -> TrainSettings:
+    """How the untouched model is trained.
+
+    Raises:
+        InputError: it has weights, so that it is not trained.
+    """
+    from search.training.teacher import BASELINE
+
+    stated = {"epochs": args.train_epochs, "learning_rate": args.train_lr}
+    stated = {name: value for name, value in stated.items() if value is not None}
+    if stated and task.weights is not None:
+        raise InputError(
+            "--train-epochs and --train-lr are for a model without weights, which is trained "
+            "here, but this one has some; leave them out, or --weights"
+        )
+    return replace(BASELINE, **stated)
 
 
 def _opt_in(asked: Sequence[str]) -> tuple[str, ...]:
@@ -512,6 +546,18 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def _training_number(name: str, most: float) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        value = _number(text)
+        if not 0 < value <= most:
+            raise argparse.ArgumentTypeError(
+                f"must be a {name} above 0 and of at most {most:g}, got {text}"
+            )
+        return value
+
+    return convert
 
 
 def _fraction(text: str) -> float:

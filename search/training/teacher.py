@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,11 @@ def baseline_weights(
     progress: Callable[[float], None],
     pace: Pace | None = None,
     shortened: Path | None = None,
+    training: TrainSettings = BASELINE,
 ) -> Mapping[str, torch.Tensor]:
     """The task's weights, or those of a model trained on its data (cached by content).
+
+    ``training`` has the epochs and the learning rate.
 
     A training that ``pace`` cuts short is no use to other searches: its weights go to the file
     ``shortened``, from which a resumed search has them again. ``pace.share`` tells of it.
@@ -65,7 +69,7 @@ def baseline_weights(
     model = task.build()
     fresh = model_fingerprint(task, model.state_dict())
     balanced = task.metric in BALANCED
-    of = f"1:{fresh}:{task.data.fingerprint}:{seed}:{BASELINE}{':balanced' if balanced else ''}"
+    of = f"1:{fresh}:{task.data.fingerprint}:{seed}:{training}{':balanced' if balanced else ''}"
     key = hashlib.sha256(of.encode())
     path = cache_folder() / "baselines" / f"{key.hexdigest()[:24]}.pt"
     if path.exists():
@@ -78,7 +82,7 @@ def baseline_weights(
     blank = torch.zeros(VIEWS, len(split), len(task.data.classes))
     images = _views(split, (), seed)
     views = Views(images, blank, torch.from_numpy(split.labels), balanced=balanced)
-    settings = TrainSettings(BASELINE.epochs, learning_rate=BASELINE.learning_rate, seed=seed)
+    settings = replace(training, seed=seed)
     try:
         train(
             model,
