@@ -422,6 +422,7 @@ class Search:
         self._tracker = tracker
         self._tracking_uri = tracking_uri
         self._began = time.monotonic() if began is None else began
+        self._ready = self._began  # when what the command loads was loaded
         self._spent_s = 0.0  # before it was resumed
         self._looking: tuple[float, float] | None = None  # since when, and the share done then
         self._untouched: Untouched | None = None
@@ -433,6 +434,7 @@ class Search:
         Raises:
             SearchError: the search could not go on; what was measured is kept.
         """
+        self._ready = max(self._began, time.monotonic())
         storage = open_storage(self._request.storage, self._folder.database)
         self._spent_s = elapsed_s(storage, self._folder.name)
         prepared = prepare(
@@ -454,6 +456,7 @@ class Search:
         self._tracker.begin(study, self._request.task.data)
         budget = self._request.budget_s
         reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)
+        reserve = min(reserve, self._reserve_most_s())
         reserve += sum(exporters()[name].seconds for name in self._request.exports)
         clock = Clock(budget, reserve, self._began, study.elapsed_s)
         trainings = [again for each in study.trainings.values() for again in each]
@@ -465,7 +468,8 @@ class Search:
                 f"float is as fast."
             )
         prepared = replace(prepared, bench=self._baseline(study, prepared.bench, clock))
-        clock = replace(clock, reserve_s=max(clock.reserve_s, self._ending_s(study, prepared)))
+        ending_s = min(self._ending_s(study, prepared), self._reserve_most_s())
+        clock = replace(clock, reserve_s=max(clock.reserve_s, ending_s))
         try:
             self._first_int8(study, prepared, clock)
             if self._request.untrained or self._is_too_short(study, prepared, clock):
@@ -567,7 +571,8 @@ class Search:
         """When such a share of what was left of the budget is spent; None without a budget."""
         if self._request.budget_s is None:
             return None
-        return self._began + share * max(0.0, self._request.budget_s - self._spent_s)
+        end = self._began + self._request.budget_s - self._spent_s
+        return self._ready + share * max(0.0, end - self._ready)
 
     def _baseline(self, study: Study, bench: Workbench, clock: Clock) -> Workbench:
         """Trial 0, the untouched model; then a bench on which all else is compared with it."""
@@ -650,9 +655,10 @@ class Search:
         needed_s = image_s * images * (1 / 3 + RUNGS[SHORT].share * bench.settings.epochs / 2)
         if needed_s < clock.left_s:
             return False
+        left = words.duration(max(clock.left_s, 0.0))
         self._progress.note(
-            f"The budget is too short for training (a short one would take about "
-            f"{words.duration(needed_s)}): what can be had without is evaluated."
+            f"The budget has {left} for trials, and a short training would take about "
+            f"{words.duration(needed_s)}: what can be had without is evaluated."
         )
         self._cut_off += ("training",)
         return True
@@ -678,9 +684,14 @@ class Search:
             left_s = min(clock.left_s, UNTRAINED_S - clock.elapsed_s)
             if expected_s > (clock.left_s if clock.budget_s else left_s):
                 self._cut_off += (words.origin(proposal[1]),)
-                return "budget"
+                return "budget" if clock.budget_s else "minute"
             study.propose([proposal])
             self._evaluate(study, study.ask(), bench, clock)
+
+    def _reserve_most_s(self) -> float:
+        """Of a small budget half is for trials, whatever its end takes."""
+        budget_s = self._request.budget_s
+        return math.inf if budget_s is None else budget_s / 2
 
     def _ending_s(self, study: Study, prepared: Prepared) -> float:
         """Seconds for proof, bundle and report, by how long the untouched model's trial took."""
@@ -690,9 +701,8 @@ class Search:
         return ENDING_S + 3 * image_s * len(data.test) + stages.get("export", 0.0)
 
     def _openings(self, bench: Workbench) -> Openings:
-        """Earlier openings of these test images against this baseline, by whatever search."""
-        baseline = model_fingerprint(bench.task, bench.weights)
-        key = split_key(bench.task.data.test, baseline)
+        """Earlier openings of these test images, by whatever search."""
+        key = split_key(bench.task.data.test)
         return Openings([self._folder.openings, cache_folder() / "openings" / f"{key}.json"])
 
     def _agreement_s(self, clock: Clock) -> float:
@@ -716,6 +726,7 @@ class Search:
             request.limits,
             self._openings(bench),
             self._folder.name,
+            model_fingerprint(bench.task, bench.weights),
         )
         winner, finalists = concluded.winner, concluded.finalists
         simple = strongest_simple(trials)

@@ -328,7 +328,7 @@ def _run(args: argparse.Namespace, given: Sequence[str], began: float) -> tuple[
     if came():
         return EXIT_INTERRUPTED, line
     unproven = result.winner is None or (args.require_proof and not result.winner.proven)
-    if unproven or result.nothing_finished:
+    if unproven or result.short_of_time:
         return EXIT_INFEASIBLE, line
     return 0, line
 

@@ -89,9 +89,11 @@ class SearchResult:
         return sum(t.state == "complete" and bool(t.plan.settings) for t in self.trials)
 
     @property
-    def nothing_finished(self) -> bool:
-        """The untouched model is delivered for want of time: no compressed one was finished."""
-        return self.stopped_by == "budget" and not self.compressed
+    def short_of_time(self) -> bool:
+        """The untouched model is delivered, and the budget had no time for what was to come."""
+        delivered = self.winner is not None and not self.winner.trial.plan.settings
+        cut = self.stopped_by == "budget" and (bool(self.cut_off) or not self.compressed)
+        return delivered and cut
 
 
 __all__ = ["Finalist", "Limits", "SearchResult"]

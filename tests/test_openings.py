@@ -31,11 +31,9 @@ BOUND = DropBound(0.01, 0.02, 0.9667, 300, 5, 2, "exact")
 of_counts = cache(drop_bound_of_counts)
 
 
-def opening(
-    number: int, *proved: bool, max_drop: float = 0.03, allowance: float = 0.01
-) -> Opening:
+def opening(number: int, *proved: bool, claim: str = "small", allowance: float = 0.01) -> Opening:
     tested = [TestedFile(f"{number}-{i}", ok, BOUND) for i, ok in enumerate(proved)]
-    return Opening(f"id{number}", "cells", float(number), allowance, max_drop, tuple(tested))
+    return Opening(f"id{number}", "cells", float(number), allowance, claim, tuple(tested))
 
 
 def test_allowances_never_exceed_what_is_allowed() -> None:
@@ -54,32 +52,32 @@ def test_opening_in_which_all_were_proved_spends_nothing() -> None:
     assert whole.allowance(0.05) == Record(()).allowance(0.05)
 
 
-def test_only_files_that_were_tested_for_this_limit_at_this_error_are_known() -> None:
+def test_only_files_that_were_tested_for_this_claim_at_this_error_are_known() -> None:
     record = Record(
         (
             opening(0, True, False),
-            opening(1, True, max_drop=0.05),
+            opening(1, True, claim="other"),
             opening(2, True, allowance=0.04),
         )
     )
-    assert {sha: file.proved for sha, file in record.known(0.03, 0.01).items()} == {
+    assert {sha: file.proved for sha, file in record.known("small", 0.01).items()} == {
         "0-0": True,
         "0-1": False,
     }
-    assert set(record.known(0.03, 0.05)) == {"0-0", "0-1", "2-0"}
+    assert set(record.known("small", 0.05)) == {"0-0", "0-1", "2-0"}
 
 
 def test_record_round_trips_and_each_place_learns_of_the_other(tmp_path: Path) -> None:
     study, cache_file = tmp_path / "a/openings.json", tmp_path / "b/key.json"
     file = TestedFile("ab" * 32, True, BOUND)
-    Openings([study]).keep("one", 0.03, 0.03, [file])
-    Openings([cache_file]).keep("two", 0.02, 0.05, [])
+    Openings([study]).keep("one", 0.03, "small", [file])
+    Openings([cache_file]).keep("two", 0.02, "other", [])
     both = Openings([study, cache_file])
-    assert [(o.study, o.allowance, o.max_drop, o.tested) for o in both.record().openings] == [
-        ("one", 0.03, 0.03, (file,)),
-        ("two", 0.02, 0.05, ()),
+    assert [(o.study, o.allowance, o.claim, o.tested) for o in both.record().openings] == [
+        ("one", 0.03, "small", (file,)),
+        ("two", 0.02, "other", ()),
     ]
-    both.keep("three", 0.01, 0.03, [])
+    both.keep("three", 0.01, "small", [])
     for path in (study, cache_file):
         assert [o.study for o in Openings([path]).record().openings] == ["one", "two", "three"]
         assert json.loads(path.read_text())["version"] == 1
@@ -106,7 +104,7 @@ def test_damaged_record_is_told_not_taken_for_an_empty_one(tmp_path: Path, text:
 def _opened(path: Path) -> None:
     openings = Openings([path])
     with openings.held() as record:
-        openings.keep(str(len(record.openings)), record.allowance(0.05), 0.03, [])
+        openings.keep(str(len(record.openings)), record.allowance(0.05), "small", [])
 
 
 def test_searches_that_end_together_open_one_after_the_other(tmp_path: Path) -> None:
@@ -120,18 +118,17 @@ def test_searches_that_end_together_open_one_after_the_other(tmp_path: Path) -> 
     assert [o.study for o in Openings([path]).record().openings] == list("012345")
 
 
-def test_key_is_of_images_labels_and_baseline() -> None:
+def test_key_is_of_images_and_labels() -> None:
     images = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
     split = Split(images, np.array([0, 1]))
     others = [
-        (Split(images[:, :, ::-1], split.labels), "weights"),
-        (Split(images.reshape(2, 3, 2, 8), split.labels), "weights"),
-        (Split(images, np.array([1, 0])), "weights"),
-        (split, "other weights"),
+        Split(images[:, :, ::-1], split.labels),
+        Split(images.reshape(2, 3, 2, 8), split.labels),
+        Split(images, np.array([1, 0])),
     ]
-    keys = {split_key(*each) for each in [(split, "weights"), *others]}
-    assert len(keys) == 5
-    assert split_key(Split(images.copy(), split.labels), "weights") in keys
+    keys = {split_key(each) for each in [split, *others]}
+    assert len(keys) == 4
+    assert split_key(Split(images.copy(), split.labels)) in keys
 
 
 class InMemory(Openings):
@@ -148,8 +145,8 @@ class InMemory(Openings):
     def held(self) -> Iterator[Record]:
         yield self.record()
 
-    def keep(self, study, allowance, max_drop, tested) -> None:  # type: ignore[no-untyped-def]
-        self.openings += (Opening("", study, 0.0, allowance, max_drop, tuple(tested)),)
+    def keep(self, study, allowance, claim, tested) -> None:  # type: ignore[no-untyped-def]
+        self.openings += (Opening("", study, 0.0, allowance, claim, tuple(tested)),)
 
 
 class Images:
@@ -220,7 +217,7 @@ def test_what_was_proved_before_stands_and_what_is_no_faster_stays_closed() -> N
     assert (again.winner.trial.number, again.winner.proven, again.opening) == (1, True, 0)
     assert len(test.asked) == asked
     assert len(openings.openings) == 1
-    assert "earlier search has tested this file" in again.winner.outcome.sentences
+    assert "was tested on these images before" in again.winner.outcome.sentences
     faster = conclude_with([*trials, trial(4, 0.9, 1.5)], test, openings)
     assert kinds(faster) == {1: "proved", 4: "proved"}
     assert faster.winner is not None
@@ -250,6 +247,17 @@ def test_delivered_out_of_turn_is_called_so_within_the_limit_and_beyond() -> Non
         assert outcome.bound.shows(0.03) is within
         assert outcome.needed is None
         assert not concluded.winner.proven
+
+
+def test_other_baseline_is_another_claim_on_the_same_allowance() -> None:
+    """Another seed trains another baseline: its plans are tested anew, with what is left."""
+    test, openings = Images(300), InMemory()
+    test.counts = {1: (14, 0), 2: (1, 0)}
+    first = [trial(1, 0.89, 2.0)]
+    prove_drop(first, Path(), test, LIMITS, openings, "a", "one")  # type: ignore[arg-type]
+    again = prove_drop(first, Path(), test, LIMITS, openings, "b", "two")  # type: ignore[arg-type]
+    assert again.opening == 2
+    assert [round(1 - confidence, 6) for _, confidence in test.asked] == [0.033333, 0.008333]
 
 
 def test_missing_class_opens_nothing() -> None:

@@ -167,6 +167,8 @@ def test_resumed_search_prepares_in_a_share_of_what_is_left() -> None:
     assert search._until(0.5) == 1120
     search._spent_s = 500.0
     assert search._until(0.5) == 1000
+    search._spent_s, search._ready = 240.0, 1040.0  # forty seconds to load what it needs
+    assert search._until(0.5) == 1140
     request.budget_s = None
     assert search._until(0.5) is None
 

@@ -54,7 +54,7 @@ def test_sentences_never_contradict_each_other(kind: Kind) -> None:
         assert ("1,180 test images" in said) == enough
         assert ("no images of 'crack'" in said) == (kind == "class missing")
         tested = kind in ("proved", "failed", "out of turn")
-        assert ("earlier search" in said) == (tested and outcome.earlier)
+        assert ("was tested on these images before" in said) == (tested and outcome.earlier)
         again = tested and outcome.opening == 2 and not outcome.earlier
         assert (
             "for the second time: of the 5 % allowed for errors it had 0.83 %" in said

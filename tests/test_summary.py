@@ -205,7 +205,7 @@ def test_summary_says_how_to_serve_what_was_registered(uri, store):
 )
 def test_summary_tells_a_gain_from_a_drop(drop, bound, said):
     told = " ".join(plain(summary(with_drop(sample_result(FOLDER), drop, bound))).split())
-    assert f"its accuracy {said.replace('-', chr(8722))}." in told.replace("-30", "−30")
+    assert f"its accuracy {said.replace('-', chr(8722))} (at 95 %)." in told.replace("-30", "−30")
 
 
 def test_summary_leaves_the_account_of_the_error_to_the_files():
@@ -267,7 +267,7 @@ def test_summary_says_why_a_faster_simple_baseline_did_not_win(kind, drop, said)
 
 def test_summary_says_why_the_search_ended():
     told = " ".join(plain(summary(sample_result(FOLDER, stopped_by="budget"))).split())
-    assert "the budget used up: 21 completed, 2 rejected, 1 failed." in told
+    assert "as nothing more fits the budget: 21 completed, 2 rejected, 1 failed." in told
 
 
 def test_summary_names_the_images_needed_when_unproven():
@@ -399,3 +399,27 @@ def test_memory_says_on_which_machine_it_was_read():
     )
     winner = replace(result.winner, trial=with_figures(result.winner.trial, memory))
     assert "peak memory on x86_64" in {row[0] for row in table(replace(result, winner=winner))[1]}
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "cut_off", "compressed", "short"),
+    [
+        ("budget", ("training",), True, True),
+        ("budget", (), True, False),
+        ("budget", (), False, True),
+        ("trials", ("training",), True, False),
+    ],
+)
+def test_untouched_model_for_want_of_time_is_told_from_one_that_nothing_outdid(
+    stopped_by, cut_off, compressed, short
+):
+    result = sample_result(FOLDER, stopped_by=stopped_by)
+    outcome = replace(result.winner.outcome, kind="untouched")
+    winner = replace(result.winner, trial=result.baseline, outcome=outcome)
+    trials = result.trials if compressed else result.trials[:1]
+    delivered = replace(result, winner=winner, cut_off=cut_off, trials=trials)
+    assert delivered.short_of_time is short
+    told = " ".join(plain(summary(delivered)).split())
+    assert ("none is faster and meets the limits" in told) is compressed
+    assert ("Cut off: training." in told) is bool(cut_off)
+    assert replace(delivered, winner=result.winner).short_of_time is False

@@ -107,9 +107,11 @@ def _counts(finalist: Finalist) -> str:
     bound = finalist.bound
     if finalist.outcome.kind == "untouched":
         return ""
+    holds = finalist.outcome.own_bound is not None
+    method = f" (paired, {_plain(bound.method)})" if holds else ""
     return (
         f"- **Drop.** {bound.images} test images that the search never saw: {bound.lost} lost, "
-        f"{bound.gained} gained\n  against the baseline (paired, {_plain(bound.method)}).\n"
+        f"{bound.gained} gained\n  against the baseline{method}.\n"
     )
 
 

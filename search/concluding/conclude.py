@@ -179,12 +179,14 @@ def prove_drop(
     limits: Limits,
     openings: Openings,
     study: str,
+    baseline: str = "",
 ) -> Conclusion:
     """The fastest finalist that is proved wins, now or in an earlier opening.
 
     If none is, the fastest by point estimate is delivered as unproven. No winner when no trial
     meets the limits by point estimate. What failed before is not tested again, nor what is no
     faster than what was proved before; where nothing is left to test, nothing is spent.
+    ``baseline`` is the untouched model's fingerprint.
 
     Raises:
         StudyError: the record of earlier openings can't be read.
@@ -217,7 +219,8 @@ def prove_drop(
         winner = finalist(fastest, outcome("class missing", bound))
         return Conclusion(winner, (winner,))
 
-    opened = _open(candidates, folder, test, limits, openings, study)
+    claim = f"{test.metric} drops by at most {limits.max_drop!r} against {baseline}"
+    opened = _open(candidates, folder, test, limits, openings, study, claim)
 
     def before(trial: Trial) -> ProofOutcome:
         seen = opened.before[trial.number]
@@ -264,10 +267,11 @@ def _open(
     limits: Limits,
     openings: Openings,
     study: str,
+    claim: str,
 ) -> _Opened:
     with openings.held() as record:
         error = 1 - limits.confidence
-        allowance, known = record.allowance(error), record.known(limits.max_drop, error)
+        allowance, known = record.allowance(error), record.known(claim, error)
         files = {t.number: file_sha256(_file(t, folder)) for t in candidates}
         before = {number: known[sha256] for number, sha256 in files.items() if sha256 in known}
         standing = [t for t in candidates if t.number in before and before[t.number].proved]
@@ -286,7 +290,7 @@ def _open(
             tested.append((shown.failed.finalist.payload, shown.failed.test, False))
         if tested:
             told = [TestedFile(files[t.number], proved, bound) for t, bound, proved in tested]
-            openings.keep(study, allowance, limits.max_drop, told)
+            openings.keep(study, allowance, claim, told)
     return _Opened(len(record.openings) + 1, allowance, before, tuple(standing), tuple(tested))
 
 

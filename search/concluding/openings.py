@@ -1,12 +1,12 @@
 """How often the test split was opened, and how much of the error allowance is left.
 
 A confidence of 95 % allows for an error in 5 % of searches. Whoever looks at the same test images
-again spends of the same 5 %, so that openings are kept: with the study, and by test images and
-baseline for other studies on them. An opening whose finalists were all proved spends nothing. One
+again spends of the same 5 %, so that openings are kept: with the study, and by test images for
+other studies on them. An opening whose finalists were all proved spends nothing. One
 that ended with a failure spends what it was tested with: two thirds of the allowance at first, and
 later half of what is left, so that all together never exceed it (``docs/proof.md``).
 
-    openings.json   {"version": 1, "openings": [{"id", "study", "time_s", "allowance", "max_drop",
+    openings.json   {"version": 1, "openings": [{"id", "study", "time_s", "allowance", "claim",
                      "tested": [{"sha256", "proved", "bound"}]}]}
 """
 
@@ -48,13 +48,16 @@ class TestedFile:
 
 @dataclass(frozen=True)
 class Opening:
-    """One look at the test split. ``allowance`` is the probability of error it was tested with."""
+    """One look at the test split. ``allowance`` is the probability of error it was tested with.
+
+    ``claim`` is what was to be shown: a limit of a metric's drop against a baseline.
+    """
 
     id: str
     study: str
     time_s: float
     allowance: float
-    max_drop: float
+    claim: str
     tested: tuple[TestedFile, ...]
 
     @property
@@ -74,12 +77,12 @@ class Record:
         failures = sum(opening.failed for opening in self.openings)
         return error * (FIRST if not failures else (1 - FIRST) * LATER**failures)
 
-    def known(self, max_drop: float, error: float) -> Mapping[str, TestedFile]:
-        """Files by content that were tested for this limit, at no more than this error."""
+    def known(self, claim: str, error: float) -> Mapping[str, TestedFile]:
+        """Files by content that were tested for this claim, at no more than this error."""
         return {
             file.sha256: file
             for opening in self.openings
-            if opening.max_drop == max_drop and opening.allowance <= error
+            if opening.claim == claim and opening.allowance <= error
             for file in opening.tested
         }
 
@@ -112,11 +115,9 @@ class Openings:
                 stack.enter_context(locked(path.with_suffix(".lock")))
             yield self.record()
 
-    def keep(
-        self, study: str, allowance: float, max_drop: float, tested: Sequence[TestedFile]
-    ) -> None:
+    def keep(self, study: str, allowance: float, claim: str, tested: Sequence[TestedFile]) -> None:
         """Adds an opening; what a place did not know of the others, it knows from now on."""
-        opening = Opening(uuid.uuid4().hex, study, time.time(), allowance, max_drop, tuple(tested))
+        opening = Opening(uuid.uuid4().hex, study, time.time(), allowance, claim, tuple(tested))
         openings = (*self.record().openings, opening)
         content = {"version": VERSION, "openings": _OPENINGS.dump_python(openings, mode="json")}
         for path in self._paths:
@@ -126,9 +127,9 @@ class Openings:
 _OPENINGS = TypeAdapter(tuple[Opening, ...])
 
 
-def split_key(test: Split, baseline: str) -> str:
-    """64 hex digits of the test images, their labels and the untouched model's fingerprint."""
-    digest = hashlib.sha256(baseline.encode())
+def split_key(test: Split) -> str:
+    """64 hex digits of the test images and their labels."""
+    digest = hashlib.sha256()
     digest.update(repr((test.images.shape, str(test.images.dtype))).encode())
     digest.update(np.ascontiguousarray(test.images).data)
     digest.update(test.labels.astype("<i8").tobytes())

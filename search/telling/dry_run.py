@@ -26,6 +26,8 @@ from spaces.space import SearchSpace
 from spaces.tracing.network import Network
 
 DISK_SHARE = 0.3  # of the untouched model's size: what a plan's files take on the average
+# Seconds before the first trial and after the last one, and of a trial beside its training.
+_AROUND_S, _OTHERS_S = 20.0, 1.5
 _PRUNED_SHARE = 0.12  # of the untouched model's time: what a pruned trial takes on the average
 
 
@@ -60,10 +62,10 @@ class Outline:
         budget_s = self.request.budget_s
         if budget_s is None or self.request.untrained:
             return None
-        before_s = self.untouched_s * VIEWS / 20
+        before_s = _AROUND_S + self.untouched_s * VIEWS / 20
         if self.request.task.weights is None:
             before_s += self.untouched_s * 2
-        return max(0, int((budget_s - before_s) / max(self.trial_s, 0.01)))
+        return max(0, int((budget_s - before_s) / (self.trial_s + _OTHERS_S)))
 
     @property
     def memory_bytes(self) -> int:
@@ -140,8 +142,8 @@ class Outline:
             "out",
             *([f"          {_inputs(network)}"] if "resolution" in request.opt_in else []),
             f"baselines {', '.join(self.baselines)}",
-            f"training  {self.epochs:g} epochs; untouched about {self.untouched_s:.0f} s, a "
-            f"pruned trial about {self.trial_s:.0f} s",
+            f"training  {self.epochs:g} epochs a trial; the untouched model takes about "
+            f"{self.untouched_s:.0f} s, a pruned trial about {self.trial_s:.0f} s",
             f"in all    {self._total()}",
             *self._fits(),
             f"needs     about {words.size(self.memory_bytes)} of memory for the images and up to "

@@ -89,7 +89,10 @@ class ProofOutcome:
         )
         if self.own_bound is None:
             return f"{seen}."
-        return f"{seen}; its own bound, read alone, is {words.points(self.own_bound)}."
+        level = words.percent(self.bound.confidence)
+        return (
+            f"{seen}; its own bound, read alone, is {words.points(self.own_bound)} (at {level})."
+        )
 
     @property
     def spent(self) -> str:
@@ -97,7 +100,7 @@ class ProofOutcome:
         if self.kind in ("untouched", "class missing"):
             return ""
         if self.earlier:
-            return "An earlier search has tested this file on these images; it counts as it did."
+            return "This file was tested on these images before; what was found stands."
         if self.opening < 2:
             return ""
         left, all_of_it = 1 - self.bound.confidence, 1 - self.confidence

@@ -32,7 +32,8 @@ LARGEST_SAVINGS = 3  # that are told at the terminal; the report has all
 BUNDLE = "best"  # the winner's folder in the study's
 STOPPED = {
     "trials": "all trials done",
-    "budget": "the budget used up",
+    "budget": "as nothing more fits the budget",
+    "minute": "as nothing more fits a minute",
     "interrupt": "interrupted",
     "exhausted": "the sampler out of new plans",
     "untrained": "nothing left to try without training",
@@ -363,11 +364,13 @@ def _headline(result: SearchResult) -> str:
 
 def untouched_delivered(result: SearchResult) -> str:
     """Why the untouched model is handed over."""
-    if result.compressed:
-        return (
-            "The untouched model is delivered: no compressed one that meets the limits is faster."
-        )
     cut_off = f" Cut off: {', '.join(result.cut_off)}." if result.cut_off else ""
+    if result.compressed:
+        count = words.counted(result.compressed, "compressed model")
+        return (
+            f"The untouched model is delivered: of {count} that were finished none is faster and "
+            f"meets the limits.{cut_off}"
+        )
     return (
         f"The untouched model is delivered: 0 compressed models finished.{cut_off} Give a larger "
         f"--budget, or ask for what needs no training with --no-training."
