@@ -588,7 +588,9 @@ def _seed(text: str) -> int:
 
 
 def _trials(text: str) -> int:
-    return 0 if text == "0" else _count(text)
+    if not DIGITS.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
+    return int(text)
 
 
 def _amount(text: str) -> float:
