@@ -190,7 +190,7 @@ def test_unusable_files_are_refused(
         (["--max-drop", "nan"], ["--max-drop", "[0, 1]", "nan"]),
         (["--max-drop", "much"], ["--max-drop", "must be a number", "'much'"]),
         (["--confidence", "1"], ["--confidence", "[0.5, 1)", "0.95"]),
-        (["--trials", "-1"], ["--trials", "at least 1", "'-1'"]),
+        (["--trials", "-1"], ["--trials", "at least 0", "'-1'"]),
         (["--budget", "soon"], ["--budget", "such as 90s", "'soon'"]),
         (["--budget", "0s"], ["--budget", "positive", "'0s'"]),
         (["--max-size", "2 pounds"], ["--max-size", "such as 200kB", "'2 pounds'"]),

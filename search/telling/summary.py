@@ -366,9 +366,9 @@ def untouched_delivered(result: SearchResult) -> str:
     """Why the untouched model is handed over."""
     cut_off = f" Cut off: {', '.join(result.cut_off)}." if result.cut_off else ""
     if result.compressed:
-        count = words.counted(result.compressed, "compressed model")
+        count = words.counted(result.compressed, "finished compressed model")
         return (
-            f"The untouched model is delivered: of {count} that were finished none is faster and "
+            f"The untouched model is delivered: of {count} none is faster and "
             f"meets the limits.{cut_off}"
         )
     return (
