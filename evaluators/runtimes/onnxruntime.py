@@ -13,8 +13,8 @@ from evaluators.runtimes.shifted import EXACT_ON_X86, with_unsigned_activations
 from hardware_profiles import HardwareProfile
 from hardware_profiles.host import cpu_flags
 
-# At a time: so many images, and fewer where they are larger than 224 pixels.
-_BATCH, _BATCH_VALUES = 64, 64 * 3 * 224 * 224
+# At a time: so many images, and fewer where they are larger than 112 pixels.
+_BATCH, _BATCH_VALUES = 64, 16 * 3 * 224 * 224
 _COMPARED = 4  # images of which both sessions must give the same bits
 
 

@@ -25,6 +25,7 @@ from spaces.files.export import export_onnx, named_layers
 from spaces.tracing.network import Network
 
 IMAGES, TOGETHER = 16, 4  # in all, and at a time
+MOST_VALUES = IMAGES * 3 * 512 * 512  # of all images: fewer of larger ones
 TOLERANCE = 0.02  # of the spread of an image's scores
 ROUNDING = 1e-3  # of their size; float arithmetic makes about 1e-5
 
@@ -40,7 +41,7 @@ def check_export(
         InputError: the model can't be exported or run, or the file answers otherwise.
     """
     model = copy.deepcopy(model).eval()
-    images = images[:IMAGES]
+    images = images[: max(2, min(IMAGES, MOST_VALUES // images[0].size))]
     with torch.no_grad():
         starts = range(0, len(images), TOGETHER)
         parts = [model(torch.from_numpy(images[i : i + TOGETHER])).float() for i in starts]

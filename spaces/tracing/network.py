@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -94,10 +93,21 @@ def example_input(model: nn.Module, input_shape: tuple[int, int, int]) -> torch.
 def dependency_graph(model: nn.Module, input_shape: tuple[int, int, int]) -> Any:
     """torch-pruning's dependency graph of a model in eval mode."""
     model.eval()
-    gc.collect()  # earlier graphs are cycles, which hold all activations of an image
     graph = tp.DependencyGraph()
-    graph.build_dependency(model, example_inputs=example_input(model, input_shape), verbose=False)
+    # The graph is of operators: what a backward pass would need of an image is not kept.
+    with torch.autograd.graph.saved_tensors_hooks(_forgotten, _never):
+        graph.build_dependency(
+            model, example_inputs=example_input(model, input_shape), verbose=False
+        )
     return graph
+
+
+def _forgotten(_: torch.Tensor) -> None:
+    return None
+
+
+def _never(_: None) -> torch.Tensor:
+    raise AssertionError("nothing is differentiated here")
 
 
 def full_groups(model: nn.Module, graph: Any) -> Iterator[tuple[str, Any]]:
