@@ -100,10 +100,12 @@ def load_task(
         classes = tuple(str(number) for number in range(build.classes))
 
     counts = planned_counts(raw)
+    few = sampled(raw, build.channels * size[0] * size[1]) if sample else raw
+    sample = any(len(few.splits[n].images) < len(raw.splits[n].images) for n in raw.splits)
     if sample:
         if groups:
             groups_of(raw, groups)  # what can't be told is said here, too
-        raw = sampled(raw, build.channels * size[0] * size[1])
+        raw = few
     splits, notes = assemble(raw, size, build.channels, seed, resize, None if sample else groups)
     chosen = choose_preprocess(
         stated, None if fitted is None else declared, splits["train"].images, resize
