@@ -15,7 +15,7 @@ from spaces.technique import LossInputs
 from spaces.techniques.distillation import DEFAULT, distillation_loss
 
 # A network of so many multiply-accumulates is slow enough to be timed on few images; and on fewer
-# still where a step of so many in all would take seconds and gigabytes.
+# still, on a processor, where a step of so many in all would take seconds and gigabytes.
 HEAVY_MACS, HEAVY_BATCH, STEP_MACS = 2e8, 16, 2e10
 
 
@@ -25,10 +25,12 @@ def seconds_per_image(task: Task, model: nn.Module, macs: float, hardware: Hardw
     ``macs`` are its multiply-accumulates for one image. The first step, which has kernels to
     prepare, is not counted.
     """
-    if macs > STEP_MACS / 2:  # a step would need gigabytes: it takes three times a forward pass
+    on_cpu = hardware.device.type == "cpu"
+    # A step on such a network needs gigabytes, and takes as long as three forward passes.
+    if on_cpu and macs > STEP_MACS / 2:
         return 3 * _forward_s(task, copy.deepcopy(model))
     settings = TrainSettings(1.0)
-    heavy = int(min(HEAVY_BATCH, max(2, STEP_MACS // macs)))
+    heavy = int(min(HEAVY_BATCH, max(2, STEP_MACS // macs))) if on_cpu else HEAVY_BATCH
     batch = heavy if macs > HEAVY_MACS else settings.batch_size
     count = min(len(task.data.train), 2 * batch)
     views = unasked(task)
