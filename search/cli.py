@@ -290,7 +290,8 @@ def _publish(arguments: Sequence[str]) -> int:
     from search.publishing import command
 
     try:
-        return command.main(arguments, _Parser)
+        with masking([a.partition("=")[2] if a.startswith("--") else a for a in arguments]):
+            return command.main(arguments, _Parser)
     except SearchError as error:
         _tell(str(error))
         return error.exit_code

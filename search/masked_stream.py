@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
@@ -29,14 +30,12 @@ class MaskedStream:
 
     def __init__(self, stream: TextIO, secrets: tuple[str, ...]) -> None:
         self._stream = stream
-        self._secrets = secrets
+        # Not within a longer word: a secret may be a word that others begin with.
+        self._secret = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, secrets))})(?!\w)")
 
     def write(self, text: str) -> int:
         """Writes the text; a secret that comes in two writes is not found."""
-        shown = text
-        for secret in self._secrets:
-            shown = shown.replace(secret, HIDDEN)
-        self._stream.write(shown)
+        self._stream.write(self._secret.sub(HIDDEN, text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:

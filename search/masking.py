@@ -40,7 +40,7 @@ def masked_command(arguments: Iterable[str]) -> str:
 
 
 def secret_parts(address: str) -> set[str]:
-    """What of an address is secret: user and password, and all behind its path."""
+    """What of an address is secret: the password, on the web a lone user, all behind its path."""
     scheme = _SCHEME.match(address)
     if scheme is None:
         return set()
@@ -49,7 +49,8 @@ def secret_parts(address: str) -> set[str]:
     user, at, _ = rest.rpartition("@")
     if at:
         name, colon, password = user.partition(":")
-        parts.add(password if colon else name)
+        # A name alone is no secret but on the web, where it may be a token.
+        parts |= {password} if colon else {name} if scheme[0].lower() in _WEB else set()
     behind = re.split(r"[?#;]", rest, maxsplit=1)[1:]
     for pair in re.split(r"[&;?#]", behind[0]) if behind else ():
         key, equals, value = pair.partition("=")

@@ -35,6 +35,16 @@ def test_secrets_are_those_of_addresses_and_of_the_environment() -> None:
     assert list(found) == sorted(found, key=len, reverse=True)
 
 
+def test_name_and_words_that_hold_a_secret_stay_readable() -> None:
+    """A database's user is none, but where it stands alone on the web; words are whole."""
+    addresses = ["postgresql://admin@h/d?sslmode=require", "ssh://operator@board"]
+    assert secrets_of(addresses, {}) == ("require",)
+    assert secrets_of(["https://tokenTOKEN@h/x"], {}) == ("tokenTOKEN",)
+    below = io.StringIO()
+    MaskedStream(below, ("require",)).write("/srv/admin is required, sslmode=require")
+    assert below.getvalue() == "/srv/admin is required, sslmode=***"
+
+
 def test_stream_hides_them_and_is_otherwise_what_it_was() -> None:
     below = io.StringIO()
     stream = MaskedStream(below, ("secret value", "value"))
