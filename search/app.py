@@ -452,7 +452,8 @@ class Search:
         )
         self._folder.check_results(len(study.trials))
         prepared = self._with_source(prepared, study)
-        self._openings(prepared.bench).record()  # what can't be read is said before the search
+        with self._openings(prepared.bench).held():
+            pass  # what can't be read or written is said before the search
         self._tracker.begin(study, self._request.task.data)
         budget = self._request.budget_s
         reserve = min(max(RESERVE_SHARE * (budget or 0), RESERVE_LEAST_S), RESERVE_MOST_S)
@@ -719,7 +720,7 @@ class Search:
     ) -> SearchResult:
         request, bench, trials = self._request, prepared.bench, study.finished
         test = TestSplit(request.task.data, bench.context, request.task.metric)
-        concluded = prove_drop(
+        winner, finalists = prove_drop(
             trials,
             self._folder.path,
             test,
@@ -728,7 +729,6 @@ class Search:
             self._folder.name,
             model_fingerprint(bench.task, bench.weights),
         )
-        winner, finalists = concluded.winner, concluded.finalists
         simple = strongest_simple(trials)
         baseline = trials[0]
         assert baseline.model is not None

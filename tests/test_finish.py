@@ -149,8 +149,7 @@ def proved(
     trials: list[Trial], folder: Path, test_split: TestSplit
 ) -> tuple[Finalist | None, tuple[Finalist, ...]]:
     """Winner and finalists where nobody has opened the test split before."""
-    concluded = prove_drop(trials, folder, test_split, LIMITS, Openings([]), "cells")
-    return concluded.winner, concluded.finalists
+    return prove_drop(trials, folder, test_split, LIMITS, Openings([]), "cells", "baseline")
 
 
 def test_fastest_proved_finalist_wins(folder: Path, test_split: TestSplit) -> None:
@@ -221,19 +220,23 @@ def test_nothing_wins_when_nothing_is_feasible(folder: Path, test_split: TestSpl
     assert proved([trial(1, 0.5, 1.0)], folder, test_split) == (None, ())
 
 
-def chosen(split: Split, indices: NDArray[np.intp]) -> Split:
-    return Split(split.images[indices], split.labels[indices])
-
-
-def test_copies_of_an_image_count_once_in_all_figures(folder: Path, data: DataSet) -> None:
-    """Each image five times: the figures are those of one copy each."""
-    context = EvaluationContext(
+def context_of(folder: Path, data: DataSet) -> EvaluationContext:
+    return EvaluationContext(
         profile=PROFILE,
         images=data.preprocess.apply(data.validation.images),
         labels=data.validation.labels,
         scratch=folder,
         baseline=folder / "plans/0.onnx",
     )
+
+
+def chosen(split: Split, indices: NDArray[np.intp]) -> Split:
+    return Split(split.images[indices], split.labels[indices])
+
+
+def test_copies_of_an_image_count_once_in_all_figures(folder: Path, data: DataSet) -> None:
+    """Each image five times: the figures are those of one copy each."""
+    context = context_of(folder, data)
     once = chosen(data.test, np.arange(60))
     often = chosen(data.test, np.repeat(np.arange(60), 5))
     plain, copied = (
@@ -250,14 +253,7 @@ def test_copies_of_an_image_count_once_in_all_figures(folder: Path, data: DataSe
 def test_class_that_is_not_tested_leaves_means_over_classes_without_a_bound(
     folder: Path, data: DataSet, metric: Metric
 ) -> None:
-    context = EvaluationContext(
-        profile=PROFILE,
-        images=data.preprocess.apply(data.validation.images),
-        labels=data.validation.labels,
-        scratch=folder,
-        baseline=folder / "plans/0.onnx",
-        metric=metric,
-    )
+    context = replace(context_of(folder, data), metric=metric)
     left = chosen(data.test, np.flatnonzero(data.test.labels != 1))
     assert missing_classes(data) == ()
     test = TestSplit(replace(data, test=left), context, metric)

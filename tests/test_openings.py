@@ -19,10 +19,11 @@ from evaluators import Evaluation
 from evaluators.tasks.drop import DropBound, drop_bound_of_counts
 from evaluators.tasks.paired import binomial_bound
 from search.concluding import conclude
-from search.concluding.conclude import Conclusion, prove_drop
+from search.concluding.conclude import prove_drop
 from search.concluding.openings import Opening, Openings, Record, TestedFile, split_key
 from search.errors import StudyError
 from search.limits import Limits
+from search.result import Finalist
 from search.task import Split
 from search.trial import Trial
 
@@ -118,6 +119,15 @@ def test_searches_that_end_together_open_one_after_the_other(tmp_path: Path) -> 
     assert [o.study for o in Openings([path]).record().openings] == list("012345")
 
 
+def test_place_that_can_not_be_written_is_told_before_anything_is_tested(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with (
+        pytest.raises(StudyError, match="COMPRESSION_SEARCH_CACHE"),
+        Openings([tmp_path / "file" / "key.json"]).held(),
+    ):
+        pytest.fail("it was opened")
+
+
 def test_key_is_of_images_and_labels() -> None:
     images = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
     split = Split(images, np.array([0, 1]))
@@ -182,12 +192,22 @@ def content_is_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conclude, "file_sha256", lambda path: path.stem)
 
 
-def conclude_with(trials: list[Trial], test: Images, openings: Openings) -> Conclusion:
-    return prove_drop(trials, Path(), test, LIMITS, openings, "cells")  # type: ignore[arg-type]
+Concluded = tuple[Finalist | None, tuple[Finalist, ...]]
 
 
-def kinds(concluded: Conclusion) -> dict[int, str]:
-    return {f.trial.number: f.outcome.kind for f in concluded.finalists}
+def conclude_with(
+    trials: list[Trial], test: Images, openings: Openings, baseline: str = "one"
+) -> Concluded:
+    return prove_drop(trials, Path(), test, LIMITS, openings, "cells", baseline)  # type: ignore[arg-type]
+
+
+def kinds(concluded: Concluded) -> dict[int, str]:
+    return {f.trial.number: f.outcome.kind for f in concluded[1]}
+
+
+def winner_of(concluded: Concluded) -> Finalist:
+    assert concluded[0] is not None
+    return concluded[0]
 
 
 def test_second_opening_has_less_to_spend_and_says_so() -> None:
@@ -196,11 +216,9 @@ def test_second_opening_has_less_to_spend_and_says_so() -> None:
     first = conclude_with([trial(1, 0.89, 2.0)], test, openings)
     assert kinds(first) == {1: "failed"}
     again = conclude_with([trial(1, 0.89, 2.0), trial(2, 0.89, 1.5)], test, openings)
-    assert kinds(again) == {2: "proved"}
+    assert kinds(again) == {1: "failed", 2: "proved"}
     assert [round(1 - confidence, 6) for _, confidence in test.asked] == [0.033333, 0.008333]
-    assert again.winner is not None
-    assert again.opening == 2
-    said = again.winner.outcome.sentences.replace("\u00a0", " ")
+    said = winner_of(again).outcome.sentences.replace("\u00a0", " ")
     assert "(95 % confidence)" in said
     assert "opened for the second time: of the 5 % allowed for errors it had 0.83 %" in said
 
@@ -213,15 +231,13 @@ def test_what_was_proved_before_stands_and_what_is_no_faster_stays_closed() -> N
     assert kinds(conclude_with(trials, test, openings)) == {1: "proved", 2: "failed"}
     asked = len(test.asked)
     again = conclude_with([*trials, trial(3, 0.9, 2.5)], test, openings)
-    assert again.winner is not None
-    assert (again.winner.trial.number, again.winner.proven, again.opening) == (1, True, 0)
+    assert (winner_of(again).trial.number, winner_of(again).proven) == (1, True)
     assert len(test.asked) == asked
     assert len(openings.openings) == 1
-    assert "was tested on these images before" in again.winner.outcome.sentences
+    assert "was tested on these images before" in winner_of(again).outcome.sentences
     faster = conclude_with([*trials, trial(4, 0.9, 1.5)], test, openings)
-    assert kinds(faster) == {1: "proved", 4: "proved"}
-    assert faster.winner is not None
-    assert faster.winner.trial.number == 4
+    assert kinds(faster) == {1: "proved", 2: "failed", 4: "proved"}
+    assert winner_of(faster).trial.number == 4
 
 
 def test_failed_file_is_not_tested_until_luck_has_it() -> None:
@@ -230,9 +246,8 @@ def test_failed_file_is_not_tested_until_luck_has_it() -> None:
     for _ in range(5):
         concluded = conclude_with([trial(1, 0.89, 2.0)], test, openings)
     assert len(test.asked) == len(openings.openings) == 1
-    assert concluded.winner is not None
-    assert concluded.winner.outcome.kind == "failed"
-    assert not concluded.winner.proven
+    assert winner_of(concluded).outcome.kind == "failed"
+    assert not winner_of(concluded).proven
 
 
 def test_delivered_out_of_turn_is_called_so_within_the_limit_and_beyond() -> None:
@@ -242,11 +257,10 @@ def test_delivered_out_of_turn_is_called_so_within_the_limit_and_beyond() -> Non
         test.counts = {1: (14, 0), 2: (lost, 0)}
         concluded = conclude_with([trial(1, 0.89, 2.0), trial(2, 0.88, 1.0)], test, InMemory())
         assert kinds(concluded) == {1: "failed", 2: "out of turn"}
-        assert concluded.winner is not None
-        outcome = concluded.winner.outcome
+        outcome = winner_of(concluded).outcome
         assert outcome.bound.shows(0.03) is within
         assert outcome.needed is None
-        assert not concluded.winner.proven
+        assert not winner_of(concluded).proven
 
 
 def test_other_baseline_is_another_claim_on_the_same_allowance() -> None:
@@ -254,9 +268,9 @@ def test_other_baseline_is_another_claim_on_the_same_allowance() -> None:
     test, openings = Images(300), InMemory()
     test.counts = {1: (14, 0), 2: (1, 0)}
     first = [trial(1, 0.89, 2.0)]
-    prove_drop(first, Path(), test, LIMITS, openings, "a", "one")  # type: ignore[arg-type]
-    again = prove_drop(first, Path(), test, LIMITS, openings, "b", "two")  # type: ignore[arg-type]
-    assert again.opening == 2
+    conclude_with(first, test, openings, "one")
+    again = conclude_with(first, test, openings, "two")
+    assert winner_of(again).outcome.opening == 2
     assert [round(1 - confidence, 6) for _, confidence in test.asked] == [0.033333, 0.008333]
 
 

@@ -76,4 +76,4 @@ def test_json_holds_the_claim_and_no_bound_that_does_not_hold() -> None:
 
 
 def test_ordinals_are_words_up_to_ten() -> None:
-    assert [ordinal(n) for n in (1, 2, 10, 11, 12)] == ["first", "second", "tenth", "11th", "12th"]
+    assert [ordinal(n) for n in (1, 2, 10, 12, 22)] == ["first", "second", "tenth", "12th", "22nd"]

@@ -159,19 +159,6 @@ def strongest_simple(trials: Iterable[Trial]) -> Trial | None:
     return min(simple, key=_latency, default=None)
 
 
-@dataclass(frozen=True)
-class Conclusion:
-    """Who is delivered, and all that were tested now or earlier, in order.
-
-    ``opening`` counts the times that these test images were opened, this one included; 0 where
-    they stayed closed.
-    """
-
-    winner: Finalist | None
-    finalists: tuple[Finalist, ...] = ()
-    opening: int = 0
-
-
 def prove_drop(
     trials: Sequence[Trial],
     folder: Path,
@@ -179,11 +166,12 @@ def prove_drop(
     limits: Limits,
     openings: Openings,
     study: str,
-    baseline: str = "",
-) -> Conclusion:
-    """The fastest finalist that is proved wins, now or in an earlier opening.
+    baseline: str,
+) -> tuple[Finalist | None, tuple[Finalist, ...]]:
+    """The winner, and all that were tested now or earlier, in order.
 
-    If none is, the fastest by point estimate is delivered as unproven. No winner when no trial
+    The fastest finalist that is proved wins, now or in an earlier opening. If none is, the
+    fastest by point estimate is delivered as unproven. No winner when no trial
     meets the limits by point estimate. What failed before is not tested again, nor what is no
     faster than what was proved before; where nothing is left to test, nothing is spent.
     ``baseline`` is the untouched model's fingerprint.
@@ -193,7 +181,7 @@ def prove_drop(
     """
     candidates = [t for t in trials if t.feasible and t.model is not None]
     if not candidates:
-        return Conclusion(None)
+        return None, ()
     outcome = partial(
         ProofOutcome,
         max_drop=limits.max_drop,
@@ -212,12 +200,12 @@ def prove_drop(
     if not candidates:
         bound = test.bound(_file(untouched[0], folder), limits.confidence)
         winner = finalist(untouched[0], outcome("untouched", bound, missing=()))
-        return Conclusion(winner, (winner,))
+        return winner, (winner,)
     fastest = min(candidates, key=_latency)
     if test.missing:  # a mean over classes says nothing of one that was not seen
         bound = test.bound(_file(fastest, folder), limits.confidence)
         winner = finalist(fastest, outcome("class missing", bound))
-        return Conclusion(winner, (winner,))
+        return winner, (winner,)
 
     claim = f"{test.metric} drops by at most {limits.max_drop!r} against {baseline}"
     opened = _open(candidates, folder, test, limits, openings, study, claim)
@@ -226,23 +214,20 @@ def prove_drop(
         seen = opened.before[trial.number]
         return _told(outcome, "proved" if seen.proved else "failed", seen.bound, earlier=True)
 
-    finalists = [finalist(trial, before(trial)) for trial in opened.standing[:1]]
+    failed = [t for t in candidates if t.number in opened.before and t not in opened.standing]
+    finalists = [finalist(t, before(t)) for t in (*opened.standing[:1], *failed)]
     for trial, bound, is_proved in opened.tested:
         kind: Kind = "proved" if is_proved else "failed"
         finalists.append(finalist(trial, _told(outcome, kind, bound, opening=opened.number)))
-    number = opened.number if opened.tested else 0
     proved = [each for each in finalists if each.proven]
     if proved:
-        return Conclusion(proved[-1], tuple(finalists), number)
+        return proved[-1], tuple(finalists)
     if all(each.trial.number != fastest.number for each in finalists):
-        if fastest.number in opened.before:
-            late = before(fastest)
-        else:
-            bound = test.bound(_file(fastest, folder), 1 - opened.allowance)
-            late = outcome("out of turn", bound, opening=opened.number)
+        bound = test.bound(_file(fastest, folder), 1 - opened.allowance)
+        late = outcome("out of turn", bound, opening=opened.number)
         finalists.append(finalist(fastest, late))
     winner = next(each for each in finalists if each.trial.number == fastest.number)
-    return Conclusion(winner, tuple(finalists), number)
+    return winner, tuple(finalists)
 
 
 @dataclass(frozen=True)

@@ -108,11 +108,18 @@ class Openings:
         """Keeps other searches from opening the same test split meanwhile.
 
         Raises:
-            StudyError: as ``record``.
+            StudyError: as ``record``; or a place can't be written to.
         """
         with ExitStack() as stack:
             for path in self._paths:
-                stack.enter_context(locked(path.with_suffix(".lock")))
+                try:
+                    stack.enter_context(locked(path.with_suffix(".lock")))
+                except OSError as error:
+                    raise StudyError(
+                        f"how often the test split was opened must be kept in {path.parent}, but "
+                        f"that can't be written to ({error.strerror}); make it writable, or set "
+                        f"COMPRESSION_SEARCH_CACHE to a folder that is"
+                    ) from None
             yield self.record()
 
     def keep(self, study: str, allowance: float, claim: str, tested: Sequence[TestedFile]) -> None:

@@ -157,8 +157,11 @@ class ProofOutcome:
 
 
 def ordinal(number: int) -> str:
-    """``second``; from the eleventh on in digits."""
-    return _ORDINALS[number - 1] if number <= len(_ORDINALS) else f"{number}th"
+    """``second``; from the eleventh on in digits: ``22nd``."""
+    if number <= len(_ORDINALS):
+        return _ORDINALS[number - 1]
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10)
+    return f"{number}{ending or 'th'}"
 
 
 def _changed(drop: float) -> str:
