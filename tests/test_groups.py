@@ -249,6 +249,7 @@ def test_groups_in_two_splits_of_the_source_are_told(tmp_path: Path) -> None:
         ("file:missing.csv", "must be a CSV file"),
         ("file:{short}", "lacks"),
         ("file:{wide}", "line 1 of"),
+        ("file:{twice}", "has 'p1-1.png' in 'p1' and in 'p2'"),
     ],
 )
 def test_what_leaves_an_image_without_a_group_is_told(
@@ -256,7 +257,9 @@ def test_what_leaves_an_image_without_a_group_is_told(
 ) -> None:
     (tmp_path / "short.csv").write_text("p1-1.png,p1\n")
     (tmp_path / "wide.csv").write_text("p1-1.png,p1,again\n")
-    groups = groups.format(short=tmp_path / "short.csv", wide=tmp_path / "wide.csv")
+    (tmp_path / "twice.csv").write_text("p1-1.png,p1\np1-1.png,p2\n")
+    files = {name: tmp_path / f"{name}.csv" for name in ("short", "wide", "twice")}
+    groups = groups.format(**files)
     with pytest.raises(InputError) as caught:
         load_task(data=f"folder:{photos}", groups=groups)
     assert said in str(caught.value)

@@ -86,11 +86,6 @@ def test_reach_differs_by_side():
     assert dataclasses.astuple(found) == pytest.approx(expected)
 
 
-def test_speedup_is_the_inverse_of_the_ratio():
-    found = Interval(0.5, 0.4, 0.8).inverse()
-    assert dataclasses.astuple(found) == pytest.approx((2.0, 1.25, 2.5))
-
-
 def test_quotient_adds_errors_in_squares():
     found = quotient(Interval(2, 2 / 1.03, 2 * 1.03), Interval(4, 4 / 1.04, 4 * 1.04))
     reach = np.exp(np.hypot(np.log(1.03), np.log(1.04)))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hardware_profiles import atomic
 from hardware_profiles.devices.device import file_sha256
 
 SIMILAR = 3.0  # a file within this factor of the candidate's latency is of its size
@@ -65,15 +65,11 @@ class IncumbentStore:
             if incumbent_best_ms is not None and incumbent_best_ms < known.best_ms:
                 self._write(known.path.name, incumbent_best_ms)
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
         name = f"latency-{file_sha256(model)[:16]}.onnx"
         if not (self._folder / name).exists():
-            partial = self._folder / f"{name}.{os.getpid()}"
-            shutil.copyfile(model, partial)
-            partial.rename(self._folder / name)
+            with atomic.replacing(self._folder / name) as part:
+                shutil.copyfile(model, part)
         self._write(name, model_ms)
 
     def _write(self, file: str, best_ms: float) -> None:
-        partial = self._path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({"file": file, "best_ms": best_ms}))
-        partial.rename(self._path)
+        atomic.write_text(self._path, json.dumps({"file": file, "best_ms": best_ms}))

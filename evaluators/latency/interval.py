@@ -49,10 +49,6 @@ class Interval:
         high = math.hypot(math.log(self.high / self.value), up)
         return Interval(self.value, self.value * math.exp(-low), self.value * math.exp(high))
 
-    def inverse(self) -> Interval:
-        """Of one over the figure: how many times as fast, of a ratio of latencies."""
-        return Interval(1 / self.value, 1 / self.high, 1 / self.low)
-
     def overlaps(self, other: Interval) -> bool:
         """Whether the two measurements agree within their intervals."""
         return self.low <= other.high and other.low <= self.high

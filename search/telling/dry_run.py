@@ -155,7 +155,7 @@ class Outline:
         there = SHARE_OF_MEMORY * available_bytes()
         if self.memory_bytes <= there:
             return ""
-        return f"; {words.size(there)}, two thirds of the memory, are free here: it can't begin"
+        return f"; more than {words.size(there)}, two thirds of what is free here: it can't begin"
 
     def _fits(self) -> list[str]:
         if self.fitting is None:

@@ -112,7 +112,13 @@ def _file(raw: RawData, path: str) -> dict[SplitName, list[str]]:
             f"--groups file: must have the image's name and its group in each line, but line "
             f"{short} of {path!r} has {len(rows[short - 1])} fields"
         )
-    groups = dict(rows)
+    groups: dict[str, str] = {}
+    for name, group in rows:
+        if groups.setdefault(name, group) != group:
+            raise InputError(
+                f"--groups file: must have one group for each image, but {path!r} has {name!r} in "
+                f"{groups[name]!r} and in {group!r}; name it with its class folder"
+            )
     return {
         split: [_of_file(groups, name, path) for name in names]
         for split, names in raw.names.items()

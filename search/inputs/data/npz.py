@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,28 @@ def load(argument: str) -> RawData:
         InputError: the file is missing or damaged, or an array breaks a rule.
     """
     check(argument)
-    path = Path(argument)
+    arrays = _read(argument, _needed)
+
+    def fetch(name: str) -> Any:
+        return _read(argument, lambda names: [name] if name in names else [])[name]
+
+    return from_arrays(Path(argument).stem, arrays, repr(argument), fetch)
+
+
+def _needed(names: list[str]) -> list[str]:
+    ours = [name for pair in find_names(names).values() for name in pair if name]
+    return [name for name in names if name in ours or name == "classes"] or names
+
+
+def _read(argument: str, chosen: Callable[[list[str]], list[str]]) -> dict[str, Any]:
+    """Arrays of the file that are ``chosen`` among their names."""
     try:
-        with open_regular(path) as content, np.load(content, allow_pickle=False) as file:
-            names = [name for pair in find_names(file.files).values() for name in pair if name]
-            kept = [name for name in file.files if name in names or name == "classes"]
+        with open_regular(Path(argument)) as content, np.load(content, allow_pickle=False) as file:
             members = {info.filename.removesuffix(".npy"): info for info in file.zip.infolist()}
-            for name in kept or file.files:
+            names = chosen(file.files)
+            for name in names:
                 check_size(members[name].file_size, f"{name!r} of {argument!r}")
-            arrays = {name: file[name] for name in kept or file.files}
+            return {name: file[name] for name in names}
     except InputError:
         raise
     except Exception as error:  # damaged bytes make the reader raise anything
@@ -61,27 +74,4 @@ def load(argument: str) -> RawData:
         raise InputError(
             f"npz: must name a file of numpy.savez with plain arrays, but {argument!r} can't be "
             f"read: {reason[:160]}; save it again as arrays of numbers"
-        ) from error
-    return from_arrays(path.stem, arrays, repr(argument), partial(_fetched, path))
-
-
-def _fetched(path: Path, name: str) -> Any:
-    """Another array of the file.
-
-    Raises:
-        InputError: it can't be read.
-        KeyError: there is none of that name.
-    """
-    try:
-        with open_regular(path) as content, np.load(content, allow_pickle=False) as file:
-            if name not in file.files:
-                raise KeyError(name)
-            check_size(file.zip.getinfo(f"{name}.npy").file_size, f"{name!r} of {str(path)!r}")
-            return file[name]
-    except (InputError, KeyError):
-        raise
-    except Exception as error:  # damaged bytes make the reader raise anything
-        raise InputError(
-            f"{name!r} of {str(path)!r} must be a plain array, but can't be read: "
-            f"{one_line(error)[:160]}"
         ) from error
